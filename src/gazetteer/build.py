@@ -1,0 +1,400 @@
+"""Options -> objects. The only place below the loops that reads options.
+
+Each function builds one stage and hands it plain values; `build_run` puts them together in the
+order of `step.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gazetteer.data.examples import ExampleFiles
+from gazetteer.data.passages import PassageStore, cached_passage_store
+from gazetteer.data.queries import QueryTokenizer
+from gazetteer.data.targets import TargetTokenizer
+from gazetteer.data.templates import PassageTemplate
+from gazetteer.data.tokens import PassageTokens
+from gazetteer.distributed.agreement import main_first
+from gazetteer.errors import OptionError
+from gazetteer.files import require_intact
+from gazetteer.index import ShardedIndex
+from gazetteer.indexing import IndexFiles, IndexKeeper
+from gazetteer.losses import RETRIEVER_LOSSES
+from gazetteer.options import Options
+from gazetteer.reader import FusionReader, GenerationSettings, load_reader
+from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
+from gazetteer.records import Ranks
+from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
+from gazetteer.selection import Selector
+from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
+from gazetteer.tasks import TASKS
+from gazetteer.tasks.base import Task
+from gazetteer.tasks.batches import BatchBuilder
+
+logger = logging.getLogger(__name__)
+
+RETRIEVER_MAX_TOKENS = 512
+"""BERT's positions; Atlas caps the retriever's inputs there."""
+PADDED_TOKENS = {"cuda": 65_536, "cpu": 4_096}
+"""Tokens of one encoder call. On a CPU small calls stay in cache; a GPU wants large ones."""
+READER_FOLDER, RETRIEVER_FOLDER = "reader", "retriever"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """The two models and their tokenizers; None where a run does without.
+
+    Attributes:
+        retriever: None with the book closed or with given passages.
+        reader: None with `--retrieve_only`.
+    """
+
+    retriever: DualEncoder | None
+    retriever_tokenizer: PreTrainedTokenizerBase | None
+    reader: FusionReader | None
+    reader_tokenizer: PreTrainedTokenizerBase | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieving:
+    """What a run that searches has.
+
+    Attributes:
+        corpus: the passages.
+        tokens: the retriever's tokens of them.
+        selector: searches, filters, re-ranks.
+        keeper: fills and refreshes the index.
+    """
+
+    corpus: PassageStore
+    tokens: PassageTokens
+    selector: Selector
+    keeper: IndexKeeper
+
+
+def experiment_folder(options: Options) -> Path:
+    """`{checkpoint_dir}/{name}`."""
+    return Path(options.experiment.checkpoint_dir) / options.experiment.name
+
+
+def model_folder(options: Options) -> Path | None:
+    """The checkpoint `--model_path` names, its files checked; None for "none".
+
+    Raises:
+        CheckpointError: it is no checkpoint of ours, or it is damaged.
+    """
+    if options.experiment.model_path == "none":
+        return None
+    folder = Path(options.experiment.model_path).resolve()
+    require_intact(folder)
+    return folder
+
+
+def build_task(options: Options) -> Task:
+    """The task, with the flags it listens to."""
+    name = options.task.task
+    assert name is not None, "option rules require a task"
+    if name == "qa":
+        return TASKS["qa"](options.task.qa_prompt_format)
+    return TASKS[name]()
+
+
+def build_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:
+    """Load the models: from a checkpoint of ours if there is one, else from their own names."""
+    retrieves = not options.data.use_file_passages
+    retriever, retriever_tokenizer = None, None
+    if retrieves:
+        source = checkpoint / RETRIEVER_FOLDER if checkpoint else None
+        retriever, retriever_tokenizer = _retriever(options, ranks, source)
+    reader, reader_tokenizer = None, None
+    if not options.retriever.retrieve_only:
+        source = checkpoint / READER_FOLDER if checkpoint else None
+        reader, reader_tokenizer = _reader(options, ranks, source)
+    return Models(
+        retriever=retriever,
+        retriever_tokenizer=retriever_tokenizer,
+        reader=reader,
+        reader_tokenizer=reader_tokenizer,
+    )
+
+
+def _reader(
+    options: Options, ranks: Ranks, folder: Path | None
+) -> tuple[FusionReader, PreTrainedTokenizerBase]:
+    name = str(folder) if folder else options.reader.reader_model_type
+    if name is None:
+        raise OptionError("--reader_model_type is needed where there is no checkpoint to start from")
+    reader, tokenizer = load_reader(
+        name,
+        dropout=options.optimisation.dropout,
+        precision=options.optimisation.precision,
+        max_padded_tokens=PADDED_TOKENS[ranks.device.type],
+    )
+    if options.optimisation.use_gradient_checkpoint_reader:
+        enable_gradient_checkpointing(reader.model)
+    return reader.to(ranks.device), tokenizer
+
+
+def _retriever(
+    options: Options, ranks: Ranks, folder: Path | None
+) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
+    name = str(folder) if folder and folder.is_dir() else options.retriever.retriever_model_path
+    is_bf16 = options.optimisation.precision == "bf16"
+    retriever, tokenizer = load_retriever(
+        name,
+        pooling=options.retriever.retriever_pooling,
+        normalize=options.retriever.retriever_normalize,
+        dropout=options.optimisation.dropout,
+        # As in Atlas, fp16 leaves the retriever in fp32.
+        dtype=DTYPES["bf16" if is_bf16 else "fp32"],
+        batch=EmbeddingBatch(
+            max_texts=options.data.per_gpu_embedder_batch_size,
+            max_padded_tokens=PADDED_TOKENS[ranks.device.type],
+        ),
+    )
+    if options.retriever.untie_retriever:
+        retriever.untie()
+    if options.retriever.query_side_retriever_training:
+        retriever.freeze_passage_tower()
+    if not options.retriever.train_retriever:
+        retriever.requires_grad_(False)
+    if options.optimisation.use_gradient_checkpoint_retriever:
+        for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
+            enable_gradient_checkpointing(tower.model)
+    return retriever.to(ranks.device), tokenizer
+
+
+def build_corpus(options: Options, ranks: Ranks) -> PassageStore:
+    """Open the passages: those of `--passages`, else those a saved index brings along."""
+    saved = options.index.load_index_path
+    if not options.data.passages:
+        assert saved is not None, "option rules require --passages or --load_index_path"
+        return PassageStore(Path(saved) / PASSAGES_FOLDER)
+    sources = [Path(path) for path in options.data.passages]
+
+    def build() -> PassageStore:
+        return cached_passage_store(
+            sources,
+            options.data.cache_folder,
+            max_passages=options.data.max_passages,
+            on_bad_line=options.data.on_bad_line,
+            show_progress=not options.experiment.no_progress,
+        )
+
+    main_first(build, ranks, per_node=True)
+    return build()
+
+
+PASSAGES_FOLDER = "passages"
+"""Inside a saved index: the text of its rows, so that it can be searched without its sources."""
+
+
+def retriever_max_tokens(options: Options) -> int:
+    """Tokens the retriever sees of a query or passage."""
+    return min(options.reader.text_maxlength, RETRIEVER_MAX_TOKENS)
+
+
+def build_retrieving(
+    options: Options, ranks: Ranks, models: Models, task: Task
+) -> Retrieving | None:
+    """Corpus, its tokens, an index still empty, and who fills it; None where nothing is searched.
+
+    Collective: every rank must call this.
+    """
+    if models.retriever is None:
+        return None
+    assert models.retriever_tokenizer is not None
+    corpus = build_corpus(options, ranks)
+    tokens = build_passage_tokens(
+        options,
+        ranks,
+        corpus,
+        models.retriever_tokenizer,
+        options.reader.retriever_format,
+        retriever_max_tokens(options),
+    )
+    index = ShardedIndex(corpus.count, ranks)
+    keeper = IndexKeeper(
+        index=index,
+        retriever=models.retriever,
+        corpus=corpus,
+        tokens=tokens,
+        files=_index_files(options),
+        ranks=ranks,
+        show_progress=shows_progress(options, ranks),
+    )
+    selector = Selector(
+        retriever=models.retriever,
+        index=index,
+        corpus=corpus,
+        passage_tokens=tokens,
+        over_retrieval=options.retriever.filtering_overretrieve_ratio if task.filters else None,
+        candidates=options.retriever.n_to_rerank_with_retrieve_with_rerank
+        if options.retriever.retrieve_with_rerank
+        else None,
+    )
+    return Retrieving(corpus=corpus, tokens=tokens, selector=selector, keeper=keeper)
+
+
+def _index_files(options: Options) -> IndexFiles:
+    load, save = options.index.load_index_path, options.index.save_index_path
+    return IndexFiles(
+        load_folder=Path(load) if load else None,
+        save_folder=Path(save) if save else None,
+        files=options.index.save_index_n_shards,
+        allow_stale=options.index.allow_stale_index,
+    )
+
+
+def build_passage_tokens(
+    options: Options,
+    ranks: Ranks,
+    corpus: PassageStore,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    max_tokens: int,
+) -> PassageTokens:
+    """Tokens of every passage for one model, built by rank 0 of each machine, mapped by all.
+
+    Collective: every rank must call this.
+    """
+
+    def build() -> PassageTokens:
+        return PassageTokens(
+            corpus,
+            tokenizer,
+            PassageTemplate.parse(template),
+            max_tokens=max_tokens,
+            cache_dir=options.data.cache_folder,
+            show_progress=shows_progress(options, ranks),
+        )
+
+    main_first(build, ranks, per_node=True)
+    return build()
+
+
+def build_source(models: Models, retrieving: Retrieving | None) -> PassageSource:
+    """Where passages come from: the index, or the examples themselves."""
+    if retrieving is None:
+        return GivenPassages()
+    assert models.retriever is not None
+    return Retrieval(models.retriever, retrieving.selector)
+
+
+def build_reader_inputs(
+    options: Options, ranks: Ranks, models: Models, passages: PassageStore | None
+) -> ReaderInputs:
+    """What the reader is given: prompt and passage, or with the book closed the prompt alone.
+
+    Collective: every rank must call this.
+    """
+    assert models.reader_tokenizer is not None
+    if options.data.closed_book or passages is None:
+        tokenizer = QueryTokenizer(
+            models.reader_tokenizer, max_tokens=options.reader.text_maxlength
+        )
+        return ReaderInputs(None, tokenizer)
+    tokens = build_passage_tokens(
+        options,
+        ranks,
+        passages,
+        models.reader_tokenizer,
+        options.reader.encoder_format,
+        options.reader.text_maxlength,
+    )
+    return ReaderInputs(tokens)
+
+
+def build_lesson(options: Options) -> RetrieverLesson | None:
+    """How the retriever learns; None when it does not."""
+    if not options.retriever.train_retriever:
+        return None
+    assert options.retriever.gold_score_mode in RETRIEVER_LOSSES
+    return RetrieverLesson(
+        mode=options.retriever.gold_score_mode,
+        passages=options.retriever.retriever_n_context,
+        retriever_temperature=options.retriever.temperature_score,
+        reader_temperature=options.retriever.temperature_gold,
+        # Without dropout the two ways are equal, and one is cheaper.
+        reuse_encodings=options.retriever.reuse_reader_encodings
+        or options.optimisation.dropout == 0,
+        log_attention=options.retriever.compute_crossattention_stats,
+    )
+
+
+def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> ExampleFiles:
+    """Open and validate data files; a bad line is one error, the same on every rank.
+
+    Collective: every rank must call this.
+    """
+    task = build_task(options)
+
+    def build() -> ExampleFiles:
+        return ExampleFiles.open(
+            [Path(path) for path in paths],
+            task.fields,
+            flag=flag,
+            on_bad_line=options.data.on_bad_line,
+            passages_folder=options.data.cache_folder
+            if options.data.use_file_passages and not options.data.closed_book
+            else None,
+            show_progress=shows_progress(options, ranks),
+        )
+
+    main_first(build, ranks, per_node=True)
+    return build()
+
+
+def build_batches(
+    options: Options, ranks: Ranks, models: Models, files: ExampleFiles, task: Task
+) -> BatchBuilder:
+    """From lines of `files` to batches."""
+    return BatchBuilder(
+        files=files,
+        task=task,
+        query_tokenizer=QueryTokenizer(
+            models.retriever_tokenizer, max_tokens=retriever_max_tokens(options)
+        )
+        if models.retriever_tokenizer
+        else None,
+        target_tokenizer=_target_tokenizer(options, models),
+        seed=options.experiment.seed,
+        device=ranks.device,
+    )
+
+
+def _target_tokenizer(options: Options, models: Models) -> TargetTokenizer | None:
+    if models.reader is None or models.reader_tokenizer is None:
+        return None
+    return TargetTokenizer(
+        models.reader_tokenizer,
+        decoder_start_id=models.reader.model.config.decoder_start_token_id,
+        max_length=options.reader.target_maxlength,
+        decoder_format=options.reader.decoder_format,
+        decoder_prompt_format=options.reader.decoder_prompt_format,
+    )
+
+
+def build_generation(options: Options) -> GenerationSettings:
+    """The four `--generation_*` flags."""
+    return GenerationSettings(
+        max_length=options.generation.generation_max_length,
+        min_length=options.generation.generation_min_length,
+        num_beams=options.generation.generation_num_beams,
+        length_penalty=options.generation.generation_length_penalty,
+    )
+
+
+def shows_progress(options: Options, ranks: Ranks) -> bool:
+    """Whether this rank draws progress bars."""
+    return ranks.is_main and not options.experiment.no_progress
+
+
+def reader_dtype(options: Options) -> torch.dtype:
+    """Precision of the reader's weights."""
+    return DTYPES[options.optimisation.precision]

@@ -1,0 +1,1 @@
+"""Text in: lines of data, passages, tokens, batches."""

@@ -1,0 +1,167 @@
+"""The lines of one or more jsonl files: validated once, then read by number.
+
+Only line offsets are kept in memory. Passages that come with the lines are stored like a corpus, so
+that they are tokenised once and read by row, as searched ones are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazetteer.data.jsonl import Field, Line, OnBadLine, parse_line, read_lines
+from gazetteer.data.passages import PassageStore, write_passages
+from gazetteer.errors import DataError, IndexFileError
+from gazetteer.progress import progress
+from gazetteer.records import Example
+
+logger = logging.getLogger(__name__)
+
+COMMON_FIELDS = (
+    Field("id", "text", required=False),
+    Field("gold_passage_id", "text", required=False),
+)
+GIVEN_PASSAGES = Field("passages", "passages", required=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleFiles:
+    """Good lines of some files, in order.
+
+    Attributes:
+        paths: the files.
+        file_numbers: which file each line is in.
+        offsets: where it begins there, in bytes.
+        passages: passages that came with the lines; None when they are not used.
+        passage_starts: lines + 1 numbers: line i owns rows passage_starts[i] to
+            passage_starts[i + 1].
+    """
+
+    paths: tuple[Path, ...]
+    file_numbers: np.ndarray
+    offsets: np.ndarray
+    passages: PassageStore | None = None
+    passage_starts: np.ndarray | None = None
+
+    @classmethod
+    def open(
+        cls,
+        paths: Sequence[Path],
+        fields: Sequence[Field],
+        *,
+        flag: str,
+        on_bad_line: OnBadLine = "error",
+        passages_folder: Path | None = None,
+        show_progress: bool = False,
+    ) -> ExampleFiles:
+        """Read every line once, checking it.
+
+        Args:
+            paths: jsonl files.
+            fields: what the task needs.
+            flag: named in errors.
+            on_bad_line: raise, or leave the line out and say how many.
+            passages_folder: where to keep passages that come with the lines; None to ignore them.
+            show_progress: draw a bar.
+
+        Raises:
+            DataError: a bad line, or no line at all.
+        """
+        scan = _Scan([*fields, *COMMON_FIELDS], flag, on_bad_line)
+        if passages_folder is not None:
+            scan.fields.append(GIVEN_PASSAGES)
+        size = sum(path.stat().st_size for path in paths)
+        with progress(size, f"checking {flag}", "B", enabled=show_progress) as bar:
+            lines = scan.lines(paths, bar.update)
+            store = None
+            if passages_folder is None:
+                for _ in lines:
+                    pass
+            else:
+                store = _passage_store(scan, lines, paths, passages_folder)
+        if scan.skipped:
+            logger.warning(
+                "%d bad lines skipped, the first: %s", len(scan.skipped), scan.skipped[0]
+            )
+        if not scan.offsets:
+            raise DataError(f"{', '.join(map(str, paths))}: found no examples ({flag})")
+        return cls(
+            tuple(paths),
+            np.asarray(scan.file_numbers, dtype=np.int32),
+            np.asarray(scan.offsets, dtype=np.int64),
+            store,
+            np.cumsum([0, *scan.passage_counts]) if store is not None else None,
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.offsets)
+
+    def line(self, index: int) -> dict[str, Any]:
+        """The parsed line of one example."""
+        with self.paths[int(self.file_numbers[index])].open("rb") as file:
+            file.seek(int(self.offsets[index]))
+            value = parse_line(file.readline(), is_first=int(self.offsets[index]) == 0)
+        if value is None:
+            raise DataError(f"{self.paths[int(self.file_numbers[index])]}: changed while in use")
+        return value
+
+    def with_passages(self, example: Example) -> Example:
+        """The example with the rows of the passages that came with it."""
+        if self.passage_starts is None:
+            return example
+        start, stop = self.passage_starts[example.example_id : example.example_id + 2].tolist()
+        return replace(example, passage_rows=tuple(range(start, stop)))
+
+
+class _Scan:
+    """One pass over the files: what is kept of each line."""
+
+    def __init__(self, fields: list[Field], flag: str, on_bad_line: OnBadLine) -> None:
+        self.fields = fields
+        self.file_numbers: list[int] = []
+        self.offsets: list[int] = []
+        self.passage_counts: list[int] = []
+        self.skipped: list[str] = []
+        self._flag = flag
+        self._on_bad_line: OnBadLine = on_bad_line
+
+    def lines(self, paths: Sequence[Path], on_bytes: Any) -> Iterator[Line]:  # noqa: ANN401
+        for number, path in enumerate(paths):
+            for line in read_lines(
+                path,
+                self.fields,
+                flag=self._flag,
+                on_bad_line=self._on_bad_line,
+                on_skip=self.skipped.append,
+                on_bytes=on_bytes,
+            ):
+                self.file_numbers.append(number)
+                self.offsets.append(line.offset)
+                self.passage_counts.append(len(line.value.get("passages") or ()))
+                yield line
+
+
+def _passage_store(
+    scan: _Scan, lines: Iterator[Line], paths: Sequence[Path], cache_dir: Path
+) -> PassageStore:
+    """Store the passages of all lines, or reopen them if the very same were stored before."""
+    identity = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    name = hashlib.sha256(repr(("examples", 1, identity)).encode()).hexdigest()[:32]
+    folder = cache_dir / "passages" / name
+    try:
+        store = PassageStore(folder)
+        for _ in lines:
+            pass
+        if store.count == sum(scan.passage_counts):
+            return store
+    except IndexFileError:
+        pass
+    return write_passages((p for line in lines for p in line.value["passages"]), folder)

@@ -1,0 +1,271 @@
+"""Passages on disk: one memory-mapped Arrow file per corpus, read by global row.
+
+Built once from its sources, by streaming, and reused while they are unchanged. A worker keeps a
+few bytes per passage in memory; the text stays in the map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gazetteer.data.jsonl import PASSAGE_FIELDS, Field, OnBadLine, read_lines
+from gazetteer.errors import DataError, IndexFileError
+from gazetteer.files import replace_json, sync
+from gazetteer.progress import progress
+from gazetteer.records import PassageRecord
+
+logger = logging.getLogger(__name__)
+
+ARROW_FILE = "passages.arrow"
+ABOUT_FILE = "passages.json"
+FORMAT_VERSION = 1
+BATCH_ROWS = 16_384
+COLUMNS = ("id", "title", "text", "extra")
+SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
+CORPUS_FIELDS = (
+    Field("id", "text", required=True),
+    *(field for field in PASSAGE_FIELDS if field.name != "id"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PassageBatch:
+    """Consecutive passages, for tokenising."""
+
+    ids: list[str]
+    titles: list[str]
+    texts: list[str]
+    extras: list[dict[str, Any]]
+
+    def records(self) -> list[PassageRecord]:
+        """The passages as users see them."""
+        columns = zip(self.ids, self.titles, self.texts, self.extras, strict=True)
+        return [{"id": i, "title": t, "text": x, **extra} for i, t, x, extra in columns]
+
+
+class PassageStore:
+    """The passages of a corpus, by row.
+
+    Args:
+        folder: written by `write_passages`.
+
+    Raises:
+        IndexFileError: the folder holds no passages, or damaged ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+            self._batches = _open_batches(folder / ARROW_FILE)
+            self.fingerprint: str = about["fingerprint"]
+            self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+            if (about["version"], about["count"]) != (FORMAT_VERSION, self.count):
+                raise ValueError(f"{self.count} rows, {ABOUT_FILE} says {about['count']}")
+        except FileNotFoundError as error:
+            raise IndexFileError(f"{folder}: no passages here ({error.filename})") from None
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise IndexFileError(f"{folder}: damaged passages ({error})") from None
+
+    @property
+    def count(self) -> int:
+        """Passages in the corpus."""
+        return int(self._starts[-1])
+
+    def records(self, rows: Sequence[int] | np.ndarray) -> list[PassageRecord]:
+        """The passages at these rows, in this order: id, title, text and every other field."""
+        return [self._record(int(row)) for row in rows]
+
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Passage ids at these rows."""
+        return [self._value("id", int(row)) for row in rows]
+
+    def batches(self, rows: range, size: int = BATCH_ROWS) -> Iterator[PassageBatch]:
+        """Consecutive passages of a range of rows, `size` at a time."""
+        for first in range(rows.start, rows.stop, size):
+            yield self._slice(first, min(first + size, rows.stop))
+
+    def _slice(self, start: int, stop: int) -> PassageBatch:
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        while start < stop:
+            number, offset = self._locate(start)
+            taken = min(stop - start, self._batches[number].num_rows - offset)
+            part = self._batches[number].slice(offset, taken)
+            for name in COLUMNS:
+                columns[name] += part.column(name).to_pylist()
+            start += taken
+        extras = [json.loads(text) if text else {} for text in columns["extra"]]
+        return PassageBatch(columns["id"], columns["title"], columns["text"], extras)
+
+    def _record(self, row: int) -> PassageRecord:
+        number, offset = self._locate(row)
+        batch = self._batches[number]
+        values = {name: batch.column(name)[offset].as_py() for name in COLUMNS}
+        extra = values.pop("extra")
+        return {**values, **(json.loads(extra) if extra else {})}
+
+    def _value(self, column: str, row: int) -> Any:  # noqa: ANN401 - by column
+        number, offset = self._locate(row)
+        return self._batches[number].column(column)[offset].as_py()
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < self.count:
+            raise IndexError(f"row {row} of {self.count} passages")
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, row - int(self._starts[number])
+
+
+def _open_batches(path: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    if reader.schema != SCHEMA:
+        raise ValueError(f"unexpected columns {reader.schema.names}")
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+def write_passages(passages: Iterable[Mapping[str, Any]], folder: Path) -> PassageStore:
+    """Write a corpus; the folder appears whole or not at all.
+
+    The fingerprint covers every field of every passage and their order, not the files' names.
+
+    Args:
+        passages: checked objects; `section` is merged into the title as Atlas does.
+        folder: must not exist, or is replaced.
+    """
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    try:
+        digest, count = hashlib.sha256(), 0
+        with pa.OSFile(str(partial / ARROW_FILE), "wb") as sink, pa.ipc.new_file(
+            sink, SCHEMA
+        ) as writer:
+            for chunk in _chunks(map(_columns, passages), BATCH_ROWS):
+                for row in chunk:
+                    digest.update(json.dumps(row, ensure_ascii=False).encode())
+                arrays = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+                count += len(chunk)
+        sync(partial / ARROW_FILE)
+        about = {"version": FORMAT_VERSION, "count": count, "fingerprint": digest.hexdigest()}
+        replace_json(partial / ABOUT_FILE, about)
+        _move_into_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PassageStore(folder)
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """Rename; where another process was faster its folder stays, unless it is damaged."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        try:
+            PassageStore(folder)
+        except IndexFileError:
+            shutil.rmtree(folder)
+            partial.rename(folder)
+
+
+def _columns(passage: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """The four columns of a passage. Title and section become one title, as in Atlas."""
+    title, section = passage.get("title") or "", passage.get("section") or ""
+    known = ("id", "title", "text")
+    extra = {key: value for key, value in passage.items() if key not in known}
+    merged = f"{title}: {section}" if title and section else title
+    packed = json.dumps(extra, ensure_ascii=False) if extra else ""
+    return passage.get("id") or "", merged, passage["text"], packed
+
+
+def _chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def cached_passage_store(
+    sources: Sequence[Path],
+    cache_dir: Path,
+    *,
+    max_passages: int = -1,
+    on_bad_line: OnBadLine = "error",
+    show_progress: bool = False,
+) -> PassageStore:
+    """The passages of these files, built on first use and reused while the files are unchanged.
+
+    Args:
+        sources: jsonl files, read in this order as one corpus.
+        cache_dir: holds one folder per corpus.
+        max_passages: stop after so many; -1 = all.
+        on_bad_line: what a malformed line does.
+        show_progress: draw a bar while building.
+
+    Raises:
+        DataError: a malformed line, an unreadable file, or no passages at all.
+    """
+    folder = cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line)
+    try:
+        return PassageStore(folder)
+    except IndexFileError:
+        shutil.rmtree(folder, ignore_errors=True)
+    skipped: list[str] = []
+    size = sum(path.stat().st_size for path in sources)
+    with progress(size, "reading passages", "B", enabled=show_progress) as bar:
+        lines = (
+            line.value
+            for path in sources
+            for line in read_lines(
+                path,
+                CORPUS_FIELDS,
+                flag="--passages",
+                on_bad_line=on_bad_line,
+                on_skip=skipped.append,
+                on_bytes=bar.update,
+            )
+        )
+        wanted = lines if max_passages < 0 else islice(lines, max_passages)
+        store = write_passages(wanted, folder)
+    if skipped:
+        logger.warning("%d bad lines skipped, the first: %s", len(skipped), skipped[0])
+    if store.count == 0:
+        shutil.rmtree(folder)
+        raise DataError(f"{', '.join(map(str, sources))}: found no passages (--passages)")
+    return store
+
+
+def _source_key(sources: Sequence[Path], max_passages: int, on_bad_line: str) -> str:
+    """Name of the cache folder: changes when a source does."""
+    parts: list[Any] = [FORMAT_VERSION, max_passages, on_bad_line]
+    for path in sources:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror} (--passages)") from None
+        parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def copy_passages(store: PassageStore, folder: Path) -> None:
+    """Put the passages into another folder, by hard links where the disk allows."""
+    if folder.resolve() == store.folder.resolve():
+        return
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    partial.mkdir(parents=True)
+    for name in (ARROW_FILE, ABOUT_FILE):
+        try:
+            os.link(store.folder / name, partial / name)
+        except OSError:
+            shutil.copyfile(store.folder / name, partial / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

@@ -1,0 +1,248 @@
+"""Token ids of every passage, computed once per corpus and mapped from disk ever after.
+
+Query and passage are tokenised apart and put together by copying ids. That this gives the very ids
+of tokenising the whole text is checked on real passages when a store is opened; where it does not,
+whole texts are tokenised instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from gazetteer.data.passages import PassageStore
+from gazetteer.data.templates import PassageTemplate
+from gazetteer.files import sync
+from gazetteer.progress import progress
+from gazetteer.records import TokenIds
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+BATCH_ROWS = 16_384
+PROBE_QUERIES = (
+    "question: what is it? answer: <extra_id_0>",
+    "who wrote the 1st book",
+    "an answer, (maybe) two: 3.5%",
+)
+PROBED_PASSAGES = 64
+SCHEMA = pa.schema([("ids", pa.large_list(pa.int32()))])
+
+
+class TokenStore:
+    """Token ids of one text per passage, without special tokens, memory-mapped.
+
+    Args:
+        path: an Arrow file of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.schema != SCHEMA:
+            raise ValueError(f"{path}: not a token store")
+        columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
+        # Views of the map: nothing is read before it is asked for.
+        self._values = [column.values.to_numpy() for column in columns]
+        self._offsets = [column.offsets.to_numpy() for column in columns]
+        self._starts = np.cumsum([0] + [len(column) for column in columns])
+
+    @property
+    def count(self) -> int:
+        """Passages in the store."""
+        return int(self._starts[-1])
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> list[TokenIds]:
+        """Token ids at these rows, as views."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        parts = np.searchsorted(self._starts, wanted, side="right") - 1
+        places = wanted - self._starts[parts]
+        result = []
+        for part, place in zip(parts.tolist(), places.tolist(), strict=True):
+            offsets = self._offsets[part]
+            result.append(self._values[part][offsets[place] : offsets[place + 1]])
+        return result
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of everything that decides how the tokenizer cuts text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        description = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        # Padding and truncation are set by calls, and are not part of what the tokenizer is.
+        settings = json.loads(backend.to_str())
+        settings.pop("padding", None)
+        settings.pop("truncation", None)
+        description = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(description.encode()).hexdigest()
+
+
+class PassageTokens:
+    """What a model is given of the passages of a corpus: token ids, specials and truncation done.
+
+    Args:
+        corpus: the passages.
+        tokenizer: the model's.
+        template: how query and passage become one text.
+        max_tokens: special tokens included; the tail is cut.
+        cache_dir: where token ids are kept between runs.
+        show_progress: draw a bar while tokenising the corpus.
+    """
+
+    def __init__(
+        self,
+        corpus: PassageStore,
+        tokenizer: PreTrainedTokenizerBase,
+        template: PassageTemplate,
+        *,
+        max_tokens: int,
+        cache_dir: Path,
+        show_progress: bool = False,
+    ) -> None:
+        self.max_tokens = max_tokens
+        self.template = template.format
+        self.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
+        self._corpus = corpus
+        self._tokenizer = tokenizer
+        self._template = template
+        self._prefix, self._suffix = _special_tokens(tokenizer)
+        self._store: TokenStore | None = None
+        if template.is_separable and self._is_exact():
+            self._store = self._cached(cache_dir, show_progress)
+        else:
+            logger.warning(
+                "format '%s': query and passage cannot be tokenised apart; whole texts are "
+                "tokenised at every step, which is slower",
+                template.format,
+            )
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether passages are tokenised once for all."""
+        return self._store is not None
+
+    def passage_inputs(self, rows: np.ndarray | Sequence[int]) -> list[TokenIds]:
+        """Ids of passages alone, for a format without a query."""
+        if self._store is None:
+            records = self._corpus.records(rows)
+            return self._whole([self._template.fill(record) for record in records])
+        return [self._assemble(self._none, passage) for passage in self._store.take(rows)]
+
+    def reader_inputs(
+        self, queries: Sequence[str], rows: Sequence[np.ndarray]
+    ) -> list[list[TokenIds]]:
+        """Ids of each query with each of its passages.
+
+        Args:
+            queries: one text each.
+            rows: global rows of the passages of each query; may differ in number.
+
+        Returns:
+            For each query, the ids of its passages in the order of `rows`, each equal to what the
+            tokenizer gives for the filled template, cut at `max_tokens`.
+        """
+        if self._store is None:
+            return [
+                self._whole([self._template.fill(p, query) for p in self._corpus.records(wanted)])
+                for query, wanted in zip(queries, rows, strict=True)
+            ]
+        heads = self._tokenize([self._template.fill_query(query) for query in queries])
+        return [
+            [self._assemble(head, passage) for passage in self._store.take(wanted)]
+            for head, wanted in zip(heads, rows, strict=True)
+        ]
+
+    _none = np.empty(0, dtype=np.int32)
+
+    def _assemble(self, head: TokenIds, passage: TokenIds) -> TokenIds:
+        room = self.max_tokens - len(self._prefix) - len(self._suffix)
+        body = np.concatenate([head, passage])[:room]
+        return np.concatenate([self._prefix, body, self._suffix])
+
+    def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids without special tokens."""
+        if not texts:
+            return []
+        ids = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [np.asarray(one, dtype=np.int32) for one in ids]  # type: ignore[union-attr]
+
+    def _whole(self, texts: Sequence[str]) -> list[TokenIds]:
+        if not texts:
+            return []
+        ids = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+        return [np.asarray(one, dtype=np.int32) for one in ids["input_ids"]]  # type: ignore[union-attr]
+
+    def _is_exact(self) -> bool:
+        """Compare with tokenising whole texts, on passages spread over the corpus."""
+        rows = np.unique(np.linspace(0, self._corpus.count - 1, PROBED_PASSAGES).astype(np.int64))
+        records = self._corpus.records(rows)
+        tails = self._tokenize([self._template.fill_passage(record) for record in records])
+        for query in PROBE_QUERIES if self._template.has_query else ("",):
+            head = self._none
+            if self._template.has_query:
+                head = self._tokenize([self._template.fill_query(query)])[0]
+            whole = self._whole([self._template.fill(record, query) for record in records])
+            apart = [self._assemble(head, tail) for tail in tails]
+            if not all(np.array_equal(a, b) for a, b in zip(whole, apart, strict=True)):
+                return False
+        return True
+
+    def _cached(self, cache_dir: Path, show_progress: bool) -> TokenStore:
+        key = [FORMAT_VERSION, self._corpus.fingerprint, self.tokenizer_fingerprint]
+        key += [self._template.after if self._template.has_query else self._template.format]
+        # No passage contributes more ids than the model takes.
+        key += [self.max_tokens]
+        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+        path = cache_dir / "tokens" / f"{name}.arrow"
+        try:
+            store = TokenStore(path)
+            if store.count == self._corpus.count:
+                return store
+        except (OSError, ValueError, pa.ArrowException):
+            pass
+        self._write(path, show_progress)
+        return TokenStore(path)
+
+    def _write(self, path: Path, show_progress: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        count = self._corpus.count
+        with (
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+            progress(count, "tokenising", "passage", enabled=show_progress) as bar,
+        ):
+            for batch in self._corpus.batches(range(count), BATCH_ROWS):
+                texts = [self._template.fill_passage(record) for record in batch.records()]
+                ids = [one[: self.max_tokens] for one in self._tokenize(texts)]
+                writer.write_batch(_record_batch(ids))
+                bar.update(len(texts))
+        sync(partial)
+        partial.replace(path)
+
+
+def _record_batch(ids: Sequence[TokenIds]) -> pa.RecordBatch:
+    offsets = np.cumsum([0] + [len(one) for one in ids], dtype=np.int64)
+    values = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
+    column = pa.LargeListArray.from_arrays(offsets, pa.array(values, pa.int32()))
+    return pa.RecordBatch.from_arrays([column], schema=SCHEMA)
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, TokenIds]:
+    """Ids the tokenizer puts before and after a text."""
+    inside = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    assert isinstance(inside, list) and isinstance(whole, list)
+    start = next(
+        i for i in range(len(whole) - len(inside) + 1) if whole[i : i + len(inside)] == inside
+    )
+    prefix, suffix = whole[:start], whole[start + len(inside) :]
+    return np.asarray(prefix, dtype=np.int32), np.asarray(suffix, dtype=np.int32)

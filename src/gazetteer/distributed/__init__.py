@@ -1,0 +1,1 @@
+"""Processes: how they start, talk, agree and stop. Only this package knows torch.distributed."""

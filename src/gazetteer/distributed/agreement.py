@@ -1,0 +1,73 @@
+"""Errors that all ranks share: none is left waiting for one that failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from gazetteer import errors
+from gazetteer.distributed.collectives import broadcast_bytes, gather_bytes
+from gazetteer.errors import GazetteerError, LaunchError
+from gazetteer.records import Ranks
+
+
+def main_first(function: Callable[[], object], ranks: Ranks, *, per_node: bool = False) -> None:
+    """Let one rank do something that may fail, while the others wait; then go on, or fail alike.
+
+    Collective: every rank must call this.
+
+    Args:
+        function: run on rank 0, or with `per_node` on local rank 0 of each machine; its result
+            is dropped.
+        ranks: this process among its peers.
+        per_node: run once on every machine.
+
+    Raises:
+        GazetteerError: what the function raised, on every rank. Errors that are no
+            GazetteerError arrive elsewhere as LaunchError, and as themselves where they happened.
+    """
+    problem: Exception | None = None
+    if ranks.local_rank == 0 if per_node else ranks.is_main:
+        try:
+            function()
+        except Exception as error:
+            problem = error
+    raise_together(problem, ranks)
+
+
+def raise_together(problem: Exception | None, ranks: Ranks) -> None:
+    """Raise on every rank if any rank has a problem; the lowest rank's is the one reported.
+
+    Collective: every rank must call this.
+
+    Args:
+        problem: this rank's, or None.
+        ranks: this process among its peers.
+    """
+    if ranks.world_size == 1:
+        if problem is not None:
+            raise problem
+        return
+    gathered = gather_bytes(_describe(problem, ranks.rank))
+    first = next((part for part in gathered if part), b"") if gathered is not None else None
+    verdict = broadcast_bytes(first)
+    if problem is not None and not isinstance(problem, GazetteerError):
+        raise problem
+    if verdict:
+        raise _revive(verdict)
+
+
+def _describe(problem: Exception | None, rank: int) -> bytes:
+    if problem is None:
+        return b""
+    is_ours = isinstance(problem, GazetteerError)
+    message = str(problem) if is_ours else f"rank {rank}: {type(problem).__name__}: {problem}"
+    return json.dumps([type(problem).__name__ if is_ours else "LaunchError", message]).encode()
+
+
+def _revive(verdict: bytes) -> GazetteerError:
+    """Build the error anew from its class name and message; only our own classes are known."""
+    name, message = json.loads(verdict)
+    kind = getattr(errors, name, LaunchError)
+    is_known = isinstance(kind, type) and issubclass(kind, GazetteerError)
+    return (kind if is_known else LaunchError)(message)

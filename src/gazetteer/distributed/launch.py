@@ -1,0 +1,234 @@
+"""How the processes of a run find each other. The only place that knows torchrun and srun.
+
+`plan_launch` reads the environment and decides; `process_group` carries it out.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from gazetteer.distributed.interface import interface_of, local_address_towards
+from gazetteer.distributed.slurm import expand_nodes, step_port, tasks_of_nodes
+from gazetteer.errors import LaunchError
+from gazetteer.records import Ranks
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+DEFAULT_PORT = 29_500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """Who this process is, and where rank 0 waits.
+
+    Attributes:
+        launcher: "torchrun", "srun" or "single".
+        rank: of all processes.
+        world_size: number of processes.
+        local_rank: on this machine.
+        local_world_size: processes on this machine.
+        master: name or address of rank 0's machine.
+        port: where its store listens.
+    """
+
+    launcher: str
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    master: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+
+
+def plan_launch(
+    environment: Mapping[str, str], *, local_rank: int = -1, main_port: int = -1
+) -> LaunchPlan:
+    """Decide from the environment how this process was started.
+
+    In order: torchrun (also inside srun, where its ranks count), a step of srun, one process.
+
+    Args:
+        environment: usually `os.environ`.
+        local_rank: `--local_rank`; overrides the launcher's, -1 leaves it.
+        main_port: `--main_port`; overrides the launcher's, -1 leaves it.
+
+    Raises:
+        LaunchError: a batch script or an allocation without `srun`, or a half-set environment.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment or "RANK" in environment or local_rank >= 0:
+        return _torchrun(environment, local_rank, main_port)
+    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        return _srun(environment, main_port)
+    tasks = int(environment.get("SLURM_NTASKS", "1") or 1)
+    if "SLURM_JOB_ID" in environment and tasks > 1:
+        raise LaunchError(
+            f"this allocation has {tasks} tasks (SLURM_NTASKS) but the program was started once, "
+            "without srun: write `srun python train.py ...`, or use torchrun"
+        )
+    return LaunchPlan(launcher="single")
+
+
+def _torchrun(environment: Mapping[str, str], local_rank: int, main_port: int) -> LaunchPlan:
+    missing = [name for name in TORCHRUN if not environment.get(name)]
+    if local_rank >= 0 and "LOCAL_RANK" in missing:
+        missing.remove("LOCAL_RANK")
+    if main_port >= 0 and "MASTER_PORT" in missing:
+        missing.remove("MASTER_PORT")
+    if missing:
+        raise LaunchError(
+            f"{', '.join(missing)} not set: start the program with torchrun or srun, or leave out "
+            "--local_rank"
+        )
+    place = local_rank if local_rank >= 0 else int(environment["LOCAL_RANK"])
+    world_size = int(environment["WORLD_SIZE"])
+    return LaunchPlan(
+        launcher="torchrun",
+        rank=int(environment["RANK"]),
+        world_size=world_size,
+        local_rank=place,
+        local_world_size=int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+        master=environment["MASTER_ADDR"],
+        # Under torchrun the agent's store is already there: another port would miss it.
+        port=int(environment.get("MASTER_PORT") or main_port),
+    )
+
+
+def _srun(environment: Mapping[str, str], main_port: int) -> LaunchPlan:
+    world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+    nodes = expand_nodes(environment.get("SLURM_STEP_NODELIST", environment["SLURM_NODELIST"]))
+    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment["SLURM_TASKS_PER_NODE"]
+    return LaunchPlan(
+        launcher="srun" if world_size > 1 else "single",
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=world_size,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_world_size=tasks_of_nodes(per_node)[int(environment["SLURM_NODEID"])],
+        master=environment.get("MASTER_ADDR") or nodes[0],
+        port=main_port if main_port >= 0 else step_port(environment),
+    )
+
+
+@contextmanager
+def process_group(
+    *,
+    local_rank: int = -1,
+    main_port: int = -1,
+    rendezvous_timeout_seconds: int = 300,
+    collective_timeout_seconds: int = 600,
+) -> Iterator[Ranks]:
+    """Bring the processes together, and take them apart again.
+
+    On an error no further collective is tried: the others would wait for it. They notice the
+    closed connection, or run into the collective timeout.
+
+    Args:
+        local_rank: see `plan_launch`.
+        main_port: see `plan_launch`.
+        rendezvous_timeout_seconds: how long processes wait for each other at the start; loading
+            torch alone may take ten seconds longer on one than on another.
+        collective_timeout_seconds: how long a collective may take afterwards.
+
+    Raises:
+        LaunchError: the processes could not be brought together.
+    """
+    plan = plan_launch(os.environ, local_rank=local_rank, main_port=main_port)
+    ranks = Ranks(
+        rank=plan.rank,
+        local_rank=plan.local_rank,
+        world_size=plan.world_size,
+        local_world_size=plan.local_world_size,
+        device=_device(plan.local_rank),
+    )
+    if plan.launcher == "single":
+        yield ranks
+        return
+    _share_cores(plan.local_world_size)
+    address = _resolve(plan.master)
+    _choose_interface(address, plan.port)
+    store = _meet(plan, address, timedelta(seconds=rendezvous_timeout_seconds))
+    dist.init_process_group(
+        "nccl" if ranks.device.type == "cuda" else "gloo",
+        store=store,
+        rank=plan.rank,
+        world_size=plan.world_size,
+        timeout=timedelta(seconds=collective_timeout_seconds),
+    )
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    """One GPU per process; where a process sees only one (`--gpus-per-task`), that one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _share_cores(processes: int) -> None:
+    """Threads of all processes on a machine together use each core once."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // processes))
+
+
+def _resolve(master: str) -> str:
+    try:
+        return socket.gethostbyname(master)
+    except OSError as error:
+        raise LaunchError(
+            f"the machine of rank 0, '{master}', cannot be found by name ({error}); "
+            "set MASTER_ADDR to its address"
+        ) from None
+
+
+def _choose_interface(address: str, port: int) -> None:
+    """Let gloo use the network on which rank 0 is reached, unless the user chose one.
+
+    By itself gloo resolves its own host name, and across machines often ends up on the loopback.
+    """
+    name = interface_of(local_address_towards(address, port))
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _meet(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
+    """Connect to rank 0's store. It listens on the chosen address only, not on all interfaces."""
+    if plan.launcher == "torchrun" and _agent_has_store():
+        store: dist.Store = dist.TCPStore(
+            address, plan.port, plan.world_size, is_master=False, timeout=timeout
+        )
+        return dist.PrefixStore("gazetteer", store)
+    try:
+        if plan.rank != 0:
+            return dist.TCPStore(
+                address, plan.port, plan.world_size, is_master=False, timeout=timeout
+            )
+        listener = socket.create_server((address, plan.port), backlog=4096)
+        return dist.TCPStore(
+            address,
+            plan.port,
+            plan.world_size,
+            is_master=True,
+            timeout=timeout,
+            master_listen_fd=listener.detach(),
+        )
+    except (OSError, dist.DistError) as error:
+        raise LaunchError(
+            f"rank {plan.rank} could not meet the others at {address}:{plan.port} ({error})"
+        ) from None
+
+
+def _agent_has_store() -> bool:
+    """torchrun keeps the store in its own process and says so."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

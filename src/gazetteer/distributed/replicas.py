@@ -1,0 +1,42 @@
+"""Replicas of one module that average their gradients: DDP, set up to repeat itself exactly."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gazetteer.records import Ranks
+
+
+def replicate(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """Wrap a module so that backward averages gradients over ranks; one rank: as it is.
+
+    Collective: every rank must call this. Weights of rank 0 are copied to all.
+
+    `find_unused_parameters` is on for two reasons. While the retriever is frozen its parameters
+    take no part. And without it DDP lays its buckets out anew after the first backward, so a
+    resumed run would sum gradients in another order than the run it continues.
+    """
+    if ranks.world_size == 1:
+        return module
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+    device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(
+        module,
+        device_ids=device_ids,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+    )
+
+
+def without_averaging(module: nn.Module, wanted: bool) -> AbstractContextManager:
+    """Leave gradients local for this micro-batch, as all but the last of an update do."""
+    if wanted and isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
+
+

@@ -1,0 +1,42 @@
+"""What can go wrong for a user: each error is one line, and the process leaves with `exit_code`.
+
+Mistakes of our own stay `AssertionError` or `ValueError` and keep their traceback.
+"""
+
+
+class GazetteerError(Exception):
+    """A user-facing error: the message is the whole story, no traceback needed."""
+
+    exit_code = 2
+
+
+class OptionError(GazetteerError):
+    """A flag's value breaks a rule; the message names flag, value and rule."""
+
+
+class DataError(GazetteerError):
+    """A data file is not what it should be; the message names file, line and field."""
+
+
+class IndexFileError(GazetteerError):
+    """A saved index is damaged, foreign or stale."""
+
+
+class CheckpointError(GazetteerError):
+    """A checkpoint is damaged or does not fit the model in use."""
+
+
+class LaunchError(GazetteerError):
+    """The processes could not be brought together."""
+
+
+class TrainingDivergedError(GazetteerError):
+    """Too many non-finite steps in a row."""
+
+    exit_code = 3
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise ValueError unless `value` > 0; `name` is the caller's own parameter."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")

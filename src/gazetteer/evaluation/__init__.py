@@ -1,0 +1,1 @@
+"""Evaluation: retrieve, read, score, write; on any number of workers."""

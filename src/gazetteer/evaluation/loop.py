@@ -1,0 +1,216 @@
+"""Evaluate a data set: retrieve, read, score, and write what was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gazetteer.data.passages import PassageStore
+from gazetteer.data.sampling import Draw, evaluation_batches
+from gazetteer.distributed.collectives import all_reduce_sum
+from gazetteer.evaluation.predictions import ResultsFile, result_record
+from gazetteer.losses import reader_loss
+from gazetteer.metrics.ranking import first_relevant_position, has_answer
+from gazetteer.modes import evaluation_mode
+from gazetteer.progress import progress
+from gazetteer.reader import FusionReader, GenerationSettings, decode_answers, generate
+from gazetteer.records import Batch, Example, Hits, PassageRecord, Ranks
+from gazetteer.stats import Stopwatch
+from gazetteer.step import PassageSource, ReaderInputs
+from gazetteer.tasks.base import Task
+from gazetteer.tasks.batches import BatchBuilder
+
+RECALL_CUTOFFS = (1, 5, 20, 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingStage:
+    """What turns hits into answers; absent with `--retrieve_only`.
+
+    Attributes:
+        reader: fusion in the decoder.
+        tokenizer: the reader's.
+        inputs: what the reader is given of each hit.
+        generation: how answers are decoded.
+    """
+
+    reader: FusionReader
+    tokenizer: PreTrainedTokenizerBase
+    inputs: ReaderInputs
+    generation: GenerationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluator:
+    """Everything an evaluation needs; used by `evaluate.py` and by the training loop.
+
+    Attributes:
+        source: where passages come from.
+        reading: None to evaluate retrieval alone.
+        task: judges answers.
+        n_context: passages per query.
+        batch_size: examples per rank.
+        ranks: this process among its peers.
+        show_progress: draw a bar on this rank.
+        write_passages: put passages into result records.
+    """
+
+    source: PassageSource
+    reading: ReadingStage | None
+    task: Task
+    n_context: int
+    batch_size: int
+    ranks: Ranks
+    show_progress: bool
+    write_passages: bool = True
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: BatchBuilder, passages: PassageStore | None, results: Path | None, name: str
+    ) -> dict[str, float]:
+        """Evaluate every example once.
+
+        Collective: every rank must call this.
+
+        Args:
+            batches: of one data file.
+            passages: text of the hits; None with the book closed.
+            results: file to write records to, or None.
+            name: shown beside the progress bar.
+
+        Returns:
+            Averages over all examples of all ranks, in percent (eval_loss in nats), the same on
+            every rank, in the order in which they are logged.
+        """
+        totals = Totals()
+        plan = evaluation_batches(
+            batches.files.count,
+            batch_size=self.batch_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )
+        writer = ResultsFile(results, self.ranks) if results is not None else None
+        with (
+            progress(batches.files.count, name, "example", enabled=self.show_progress) as bar,
+            writer or nullcontext(),
+        ):
+            for indices in plan:
+                batch = batches.build([Draw(index, 0) for index in indices])
+                found, answers = self._answer(batch, passages, totals)
+                if writer is not None:
+                    shown = found if self.write_passages else [None] * len(found)
+                    writer.write(batch.examples, _records(batch.examples, shown, answers))
+                bar.update(min(self.batch_size * self.ranks.world_size, bar.total - bar.n))
+        return totals.averages(self._metric_names(totals))
+
+    def _answer(
+        self, batch: Batch, store: PassageStore | None, totals: Totals
+    ) -> tuple[list[list[PassageRecord]], list[str] | None]:
+        hits = self.source.hits(batch, self.n_context, Stopwatch())
+        found = _passages(hits, store) if store is not None else [[] for _ in batch.examples]
+        if self.reading is None:
+            for example, passages in zip(batch.examples, found, strict=True):
+                totals.add(_retrieval_metrics(example, passages, self.n_context))
+            return found, None
+        if not batch.examples:
+            return found, []
+        return found, self._read(self.reading, batch, hits, totals)
+
+    def _read(
+        self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals
+    ) -> list[str]:
+        """One encoder pass serves the loss and the generated answers."""
+        with evaluation_mode(reading.reader):
+            context = reading.reader.encode(reading.inputs.of(batch.queries, hits)).fused()
+            logits = reading.reader.decode(context, batch.targets.decoder_input_ids)
+            totals.add({"eval_loss": float(reader_loss(logits, batch.targets.labels))})
+            ids = generate(reading.reader, context, reading.generation, batch.targets.prompts)
+        predictions = decode_answers(reading.tokenizer, ids)
+        for example, prediction in zip(batch.examples, predictions, strict=True):
+            if example.answers:
+                totals.add(self.task.score(prediction, example.answers))
+        return predictions
+
+    def _metric_names(self, totals: Totals) -> tuple[str, ...]:
+        return self.task.metrics if self.reading is not None else _retrieval_names(self.n_context)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums and counts of metrics on this rank."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Count one example (or, for eval_loss, one batch)."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def averages(self, names: Sequence[str]) -> dict[str, float]:
+        """Averages over all ranks; names nobody counted are left out.
+
+        Collective: every rank must call this with the same names.
+        """
+        table = [[self.sums.get(name, 0.0), self.counts.get(name, 0)] for name in names]
+        totals = all_reduce_sum(torch.tensor(table, dtype=torch.float64).view(-1, 2))
+        percent = {name: 1.0 if name == "eval_loss" else 100.0 for name in names}
+        return {
+            name: percent[name] * float(total / count)
+            for name, (total, count) in zip(names, totals.tolist(), strict=True)
+            if count
+        }
+
+
+def _passages(hits: Hits, store: PassageStore) -> list[list[PassageRecord]]:
+    return [store.records(row[row >= 0]) for row in hits.rows.numpy()]
+
+
+def _records(
+    examples: Sequence[Example],
+    passages: Iterable[list[PassageRecord] | None],
+    answers: Sequence[str] | None,
+) -> list[dict]:
+    generations: Sequence[str | None] = [None] * len(examples) if answers is None else answers
+    return [
+        result_record(example, found, generation)
+        for example, found, generation in zip(examples, passages, generations, strict=True)
+    ]
+
+
+def _cutoffs(n_context: int) -> tuple[int, ...]:
+    return tuple(k for k in RECALL_CUTOFFS if k <= n_context)
+
+
+def _retrieval_names(n_context: int) -> tuple[str, ...]:
+    kinds = ("answer_recall", "gold_recall")
+    return (*(f"{kind}@{k}" for kind in kinds for k in _cutoffs(n_context)), "gold_mrr")
+
+
+def _retrieval_metrics(
+    example: Example, passages: Sequence[PassageRecord], n_context: int
+) -> dict[str, float]:
+    """Answer recall where there are answers; recall and MRR by id where the gold one is known."""
+    metrics: dict[str, float] = {}
+    if example.answers:
+        position = first_relevant_position(
+            [has_answer(p["text"], example.answers) for p in passages]
+        )
+        metrics |= _recalls("answer_recall", position, n_context)
+    if example.gold_passage_id is not None:
+        position = first_relevant_position([p["id"] == example.gold_passage_id for p in passages])
+        metrics |= _recalls("gold_recall", position, n_context)
+        metrics["gold_mrr"] = 0.0 if position is None else 1.0 / position
+    return metrics
+
+
+def _recalls(kind: str, position: int | None, n_context: int) -> dict[str, float]:
+    return {
+        f"{kind}@{k}": float(position is not None and position <= k) for k in _cutoffs(n_context)
+    }

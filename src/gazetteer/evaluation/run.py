@@ -1,0 +1,133 @@
+"""Options -> evaluations, one per data file; and the program `evaluate.py` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gazetteer import build
+from gazetteer.compute import seed_everything, use_fast_float32_matmul
+from gazetteer.data.passages import PassageStore
+from gazetteer.evaluation.loop import Evaluator, ReadingStage
+from gazetteer.files import require_intact
+from gazetteer.options import Options
+from gazetteer.records import Ranks
+from gazetteer.reporting import Reporter, start_experiment
+from gazetteer.tasks.base import Task
+from gazetteer.tasks.batches import BatchBuilder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One data file to evaluate.
+
+    Attributes:
+        name: the file's name, as logged.
+        batches: its examples.
+        evaluator: how they are answered and judged.
+        passages: text of the hits; None with the book closed.
+    """
+
+    name: str
+    batches: BatchBuilder
+    evaluator: Evaluator
+    passages: PassageStore | None
+
+
+def build_evaluation(
+    options: Options,
+    ranks: Ranks,
+    models: build.Models,
+    retrieving: build.Retrieving | None,
+    task: Task,
+    path: str,
+) -> Evaluation:
+    """Everything needed to evaluate one file of `--eval_data`.
+
+    Collective: every rank must call this.
+    """
+    files = build.build_examples(options, ranks, [path], "--eval_data")
+    passages = retrieving.corpus if retrieving else files.passages
+    evaluator = Evaluator(
+        source=build.build_source(models, retrieving),
+        reading=_reading(options, ranks, models, passages),
+        task=task,
+        n_context=options.reader.n_context,
+        batch_size=options.data.per_gpu_batch_size,
+        ranks=ranks,
+        show_progress=build.shows_progress(options, ranks),
+        write_passages=not options.data.dont_write_passages,
+    )
+    return Evaluation(
+        name=Path(path).name,
+        batches=build.build_batches(options, ranks, models, files, task),
+        evaluator=evaluator,
+        passages=passages,
+    )
+
+
+def _reading(
+    options: Options, ranks: Ranks, models: build.Models, passages: PassageStore | None
+) -> ReadingStage | None:
+    if models.reader is None or models.reader_tokenizer is None:
+        return None
+    return ReadingStage(
+        reader=models.reader,
+        tokenizer=models.reader_tokenizer,
+        inputs=build.build_reader_inputs(options, ranks, models, passages),
+        generation=build.build_generation(options),
+    )
+
+
+def evaluate_all(
+    evaluations: Sequence[Evaluation],
+    folder: Path,
+    step: int,
+    reporter: Reporter,
+    *,
+    write_results: bool,
+) -> None:
+    """Evaluate every file and report it.
+
+    Collective: every rank must call this.
+
+    Results go to `{folder}/{file without extension}-step-{step}.jsonl`, as in Atlas.
+    """
+    for evaluation in evaluations:
+        name = f"{Path(evaluation.name).stem}-step-{step}.jsonl"
+        metrics = evaluation.evaluator.evaluate(
+            evaluation.batches,
+            evaluation.passages,
+            folder / name if write_results else None,
+            evaluation.name,
+        )
+        reporter.evaluation(step, evaluation.name, metrics)
+
+
+def evaluate(options: Options, ranks: Ranks) -> int:
+    """Evaluate a checkpoint, or untrained models, on every file of `--eval_data`.
+
+    Collective: every rank must call this.
+
+    Returns:
+        Exit code 0.
+    """
+    folder = start_experiment(build.experiment_folder(options), options, ranks)
+    use_fast_float32_matmul()
+    seed_everything(options.experiment.seed + ranks.rank)
+    task = build.build_task(options)
+    checkpoint = build.model_folder(options)
+    models = build.build_models(options, ranks, checkpoint)
+    retrieving = build.build_retrieving(options, ranks, models, task)
+    evaluations = [
+        build_evaluation(options, ranks, models, retrieving, task, path)
+        for path in options.data.eval_data
+    ]
+    if retrieving is not None:
+        retrieving.keeper.fill()
+    with Reporter(folder, ranks) as reporter:
+        evaluate_all(
+            evaluations, folder, 0, reporter, write_results=options.data.write_results
+        )
+    return 0

@@ -1,0 +1,147 @@
+"""Exact search of one shard: tiled, certified, and independent of how rows are split.
+
+A fast float32 product proposes candidates; their scores are recomputed in float64 and rounded, so
+that a (query, passage) pair has the same score in whichever shard, tile or batch it is met. A
+rounding bound proves that no row outside the candidates belongs to the top k; where it cannot, the
+candidate set grows until it can.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TILE_ROWS = 65_536
+TILE_QUERIES = 256
+GROUP = 64
+RESCORE_NUMBERS = 4_000_000
+"""How many numbers one rescoring step may hold in float64 (32 MB)."""
+
+EMPTY_ROW = -1
+"""Stands where a shard has fewer rows than were asked for; its score is -inf."""
+
+
+def search_flat(
+    embeddings: Float[Tensor, "row dim"], queries: Float[Tensor, "query dim"], top_k: int
+) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
+    """Find the top_k rows of a shard for each query.
+
+    Args:
+        embeddings: float32; may have no rows.
+        queries: float32, same device; may be empty.
+        top_k: hits wanted, at least 1.
+
+    Returns:
+        Scores (float32, descending) and row numbers inside the shard (int64), ties by row. Columns
+        beyond the shard's rows hold -inf and `EMPTY_ROW`.
+    """
+    rows = len(embeddings)
+    scores = queries.new_full((len(queries), top_k), float("-inf"))
+    indices = torch.full_like(scores, EMPTY_ROW, dtype=torch.int64)
+    if rows == 0 or len(queries) == 0:
+        return scores, indices
+    largest_norm = _largest_norm(embeddings)
+    found = min(top_k, rows)
+    for start in range(0, len(queries), TILE_QUERIES):
+        part = slice(start, start + TILE_QUERIES)
+        best = _certified(embeddings, queries[part], found, largest_norm)
+        scores[part, :found], indices[part, :found] = best
+    return scores, indices
+
+
+def order_hits(scores: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The top_k of each line by score, equal scores by row number."""
+    by_row = rows.argsort(dim=1, stable=True)
+    scores, rows = scores.gather(1, by_row), rows.gather(1, by_row)
+    by_score = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    return scores.gather(1, by_score), rows.gather(1, by_score)
+
+
+def _certified(
+    embeddings: Tensor, queries: Tensor, top_k: int, largest_norm: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Exact top k; widens the candidate set until the rounding bound vouches for it."""
+    rows = len(embeddings)
+    width = min(rows, top_k + max(16, top_k // 4))
+    proposed, candidates = _propose(embeddings, queries, width)
+    scores, indices = order_hits(_rescore(embeddings, queries, candidates), candidates, top_k)
+    if width == rows:
+        return scores, indices
+    # A row that was not proposed has an approximate score of at most the last proposed one.
+    bound = proposed[:, -1] + _rounding_bound(queries, largest_norm)
+    unsure = (scores[:, -1] <= bound).nonzero().squeeze(1)
+    while len(unsure):
+        width = min(rows, width * 4)
+        proposed, candidates = _propose(embeddings, queries[unsure], width)
+        exact = _rescore(embeddings, queries[unsure], candidates)
+        scores[unsure], indices[unsure] = order_hits(exact, candidates, top_k)
+        if width == rows:
+            break
+        bound = proposed[:, -1] + _rounding_bound(queries[unsure], largest_norm)
+        unsure = unsure[scores[unsure, -1] <= bound]
+    return scores, indices
+
+
+def _rounding_bound(queries: Tensor, largest_norm: Tensor) -> Tensor:
+    """Twice the error a float32 dot product of this length can have, for each query.
+
+    |computed - exact| <= gamma * |q|.|x| with gamma = d u / (1 - d u), u = 2^-24, in any order of
+    summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); |q|.|x| is at
+    most the product of the norms. Twice, because the rescored side is rounded to float32 as well.
+    """
+    unit = 2.0**-24
+    gamma = queries.shape[1] * unit / (1 - queries.shape[1] * unit)
+    return 2 * gamma * queries.norm(dim=1) * largest_norm
+
+
+def _largest_norm(embeddings: Tensor) -> Tensor:
+    return torch.stack([tile.norm(dim=1).max() for tile in embeddings.split(TILE_ROWS)]).max()
+
+
+def _propose(embeddings: Tensor, queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Approximate top `width` rows, in descending order of the float32 product."""
+    best_scores = queries.new_empty(len(queries), 0)
+    best_rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for first in range(0, len(embeddings), TILE_ROWS):
+        tile = queries @ embeddings[first : first + TILE_ROWS].T
+        scores, rows = _tile_top(tile, width)
+        best_scores = torch.cat([best_scores, scores], dim=1)
+        best_rows = torch.cat([best_rows, rows + first], dim=1)
+        best_scores, order = best_scores.topk(min(width, best_scores.shape[1]), dim=1)
+        best_rows = best_rows.gather(1, order)
+    return best_scores, best_rows
+
+
+def _tile_top(tile: Float[Tensor, "query row"], width: int) -> tuple[Tensor, Tensor]:
+    """Top `width` of each line, by way of the maxima of groups of rows.
+
+    The top `width` scores lie in the `width` groups with the largest maxima, and taking a maximum
+    is several times cheaper than selecting; the result is the same as `topk` on the whole tile.
+    """
+    groups = tile.shape[1] // GROUP
+    if groups <= width:
+        return tile.topk(min(width, tile.shape[1]), dim=1)
+    head = tile[:, : groups * GROUP].unflatten(1, (groups, GROUP))
+    chosen = head.amax(dim=2).topk(width, dim=1, sorted=False).indices
+    members = head.gather(1, chosen.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)
+    offsets = torch.arange(GROUP, device=tile.device)
+    rows = (chosen.unsqueeze(2) * GROUP + offsets).flatten(1)
+    tail = torch.arange(groups * GROUP, tile.shape[1], device=tile.device)
+    members = torch.cat([members, tile[:, groups * GROUP :]], dim=1)
+    rows = torch.cat([rows, tail.expand(len(tile), -1)], dim=1)
+    scores, order = members.topk(width, dim=1)
+    return scores, rows.gather(1, order)
+
+
+def _rescore(
+    embeddings: Tensor, queries: Tensor, rows: Int[Tensor, "query candidate"]
+) -> Float[Tensor, "query candidate"]:
+    """Dot products in float64, rounded to float32: the same whatever the batch or the shard."""
+    step = max(1, RESCORE_NUMBERS // (rows.shape[1] * embeddings.shape[1]))
+    pieces = []
+    for query, wanted in zip(queries.split(step), rows.split(step), strict=True):
+        vectors = embeddings.index_select(0, wanted.reshape(-1)).double()
+        vectors = vectors.view(*wanted.shape, -1)
+        pieces.append((vectors @ query.double().unsqueeze(2)).squeeze(2).float())
+    return torch.cat(pieces)

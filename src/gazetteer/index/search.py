@@ -1,0 +1,100 @@
+"""Search over all shards: every rank asks, every rank answers, in a fixed number of collectives."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gazetteer.distributed.collectives import all_gather_rows, exchange_rows
+from gazetteer.index.flat import order_hits, search_flat
+from gazetteer.index.shards import shard_range
+from gazetteer.records import Hits, Ranks
+
+
+class ShardedIndex:
+    """The passages' embeddings, one contiguous range of rows on each rank.
+
+    Args:
+        count: passages in the whole index.
+        ranks: this process among its peers; rank r holds range r of world_size.
+        embeddings: float32 vectors of this rank's range, on the rank's device.
+
+    Raises:
+        ValueError: the number of embeddings is not the size of this rank's range.
+    """
+
+    def __init__(
+        self, count: int, ranks: Ranks, embeddings: Float[Tensor, "row dim"] | None = None
+    ) -> None:
+        self.count = count
+        self.rows = shard_range(count, ranks.rank, ranks.world_size)
+        self._world_size = ranks.world_size
+        self._embeddings: Tensor | None = None
+        if embeddings is not None:
+            self.replace(embeddings)
+
+    @property
+    def embeddings(self) -> Float[Tensor, "row dim"]:
+        """Vectors of this rank's rows. Raises ValueError before the first `replace`."""
+        if self._embeddings is None:
+            raise ValueError("the index is empty: embed the corpus or load a saved index first")
+        return self._embeddings
+
+    @property
+    def is_filled(self) -> bool:
+        """True once there is something to search."""
+        return self._embeddings is not None
+
+    def replace(self, embeddings: Float[Tensor, "row dim"]) -> None:
+        """Adopt a new version of this rank's vectors, whole."""
+        if len(embeddings) != len(self.rows):
+            raise ValueError(f"got {len(embeddings)} embeddings for {len(self.rows)} rows")
+        self._embeddings = embeddings.float().contiguous()
+
+    @torch.no_grad()
+    def search(self, queries: Float[Tensor, "query dim"], top_k: int) -> Hits:
+        """Find the best passages in the whole index for this rank's queries.
+
+        Collective: every rank must call this, with any number of queries, zero included.
+
+        Queries travel once, then (score, global row) pairs; never text. Scores do not depend on
+        the sharding and ties break by row, so neither do the hits.
+
+        Args:
+            queries: any float dtype; moved to the shard's device.
+            top_k: hits wanted per query, the same on every rank.
+
+        Returns:
+            min(top_k, passages) hits per query, best first, on the CPU.
+
+        Raises:
+            ValueError: top_k < 1; raised on every rank alike, before any collective.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        wanted = min(top_k, self.count)
+        shard = self.embeddings
+        everyone, counts = all_gather_rows(queries.to(shard.device, torch.float32))
+        scores, rows = search_flat(shard, everyone, wanted)
+        rows = torch.where(rows >= 0, rows + self.rows.start, rows)
+        if self._world_size > 1:
+            mine = len(queries)
+            packed = exchange_rows(_pack(scores, rows), counts, [mine] * self._world_size)
+            scores, rows = _merge(packed, mine, wanted)
+        return Hits(rows.cpu(), scores.cpu())
+
+
+def _pack(scores: Float[Tensor, "query k"], rows: Int[Tensor, "query k"]) -> Tensor:
+    """(score, row) as three int32 each, so that one exchange carries both exactly."""
+    parts = [scores.view(torch.int32).unsqueeze(2), rows.view(torch.int32).unflatten(1, (-1, 2))]
+    return torch.cat(parts, dim=2)
+
+
+def _merge(packed: Int[Tensor, "answer k 3"], queries: int, top_k: int) -> tuple[Tensor, Tensor]:
+    """Best of all shards' answers; `packed` is ordered by shard, then by query."""
+    shards = packed.view(-1, queries, top_k, 3) if queries else packed.view(1, 0, top_k, 3)
+    by_query = shards.permute(1, 0, 2, 3).reshape(queries, -1, 3)
+    scores = by_query[:, :, 0].contiguous().view(torch.float32)
+    rows = by_query[:, :, 1:].contiguous().view(torch.int64).squeeze(2)
+    return order_hits(scores, rows, top_k)

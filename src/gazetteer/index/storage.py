@@ -1,0 +1,237 @@
+"""A saved index: raw vectors in safetensors and one manifest that vouches for them.
+
+The manifest is written last and replaced atomically, so a folder always shows one whole version.
+Files name their row ranges, so any number of workers loads what any other number saved.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gazetteer.distributed.agreement import main_first
+from gazetteer.distributed.collectives import barrier, gather_bytes
+from gazetteer.errors import IndexFileError
+from gazetteer.files import file_digest, replace_json, sync
+from gazetteer.index.search import ShardedIndex
+from gazetteer.index.shards import overlap, shard_range
+from gazetteer.records import Ranks
+
+MANIFEST = "manifest.json"
+FORMAT = "gazetteer-index"
+FORMAT_VERSION = 1
+TENSOR = "embeddings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderIdentity:
+    """Everything that decides what vector a passage gets."""
+
+    weights: str
+    tokenizer: str
+    template: str
+    pooling: str
+    normalize: bool
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexIdentity:
+    """What an index was made from: the passages and the encoder.
+
+    Attributes:
+        corpus: fingerprint of the passages and their order.
+        encoder: what embedded them.
+    """
+
+    corpus: str
+    encoder: EncoderIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFile:
+    """One file of vectors.
+
+    Attributes:
+        name: inside the index folder.
+        first_row: global row of its first vector.
+        rows: number of vectors; may be 0.
+        bytes: size on disk.
+        sha256: of the whole file.
+    """
+
+    name: str
+    first_row: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a saved index says about itself."""
+
+    count: int
+    embedding_dim: int
+    step: int
+    identity: IndexIdentity
+    files: tuple[IndexFile, ...]
+
+
+def save_index(
+    index: ShardedIndex,
+    folder: Path,
+    *,
+    identity: IndexIdentity,
+    step: int,
+    files: int,
+    ranks: Ranks,
+) -> None:
+    """Write the index; an earlier version in the same folder serves until this one is whole.
+
+    Collective: every rank must call this.
+
+    Args:
+        index: filled on every rank.
+        folder: created if missing; shared by all ranks.
+        identity: what the vectors were made from.
+        step: training step (in the unit of the flags) at which they were embedded.
+        files: number of files in all (`--save_index_n_shards`); at least one per rank is written.
+        ranks: this process among its peers.
+    """
+    main_first(lambda: folder.mkdir(parents=True, exist_ok=True), ranks)
+    version = f"{identity.encoder.weights[:12]}-{step}"
+    mine = shard_range(max(files, ranks.world_size), ranks.rank, ranks.world_size)
+    written = []
+    for position, number in enumerate(mine):
+        local = shard_range(len(index.rows), position, len(mine))
+        name = f"{TENSOR}.{version}.{number:05d}.safetensors"
+        vectors = index.embeddings[local.start : local.stop]
+        written.append(_write_file(folder / name, vectors, index.rows.start + local.start))
+    payload = json.dumps([asdict(file) for file in written]).encode()
+    gathered = gather_bytes(payload)
+    if gathered is not None:
+        listed = [IndexFile(**file) for part in gathered for file in json.loads(part)]
+        manifest = Manifest(
+            count=index.count,
+            embedding_dim=index.embeddings.shape[1],
+            step=step,
+            identity=identity,
+            files=tuple(listed),
+        )
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
+        replace_json(folder / MANIFEST, document)
+        _remove_other_versions(folder, keep={file.name for file in listed})
+    barrier()
+
+
+def _write_file(path: Path, vectors: Tensor, first_row: int) -> IndexFile:
+    temporary = path.with_suffix(".part")
+    # A clone: a slice would drag the whole storage along.
+    save_file({TENSOR: vectors.detach().cpu().clone()}, temporary)
+    sync(temporary)
+    digest, size = file_digest(temporary)
+    temporary.replace(path)
+    return IndexFile(
+        name=path.name, first_row=first_row, rows=len(vectors), bytes=size, sha256=digest
+    )
+
+
+def _remove_other_versions(folder: Path, keep: set[str]) -> None:
+    for path in folder.glob(f"{TENSOR}.*"):
+        if path.name not in keep:
+            path.unlink()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a manifest (not the vectors).
+
+    Raises:
+        IndexFileError: there is none, or it is not one of ours, or its files do not cover all rows.
+    """
+    path = folder / MANIFEST
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
+    except ValueError as error:
+        raise IndexFileError(f"{path}: not a readable manifest ({error})") from None
+    if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
+        found = f"{document.get('format')} version {document.get('format_version')}"
+        raise IndexFileError(f"{path}: found {found}, expected {FORMAT} version {FORMAT_VERSION}")
+    try:
+        manifest = _parse_manifest(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IndexFileError(f"{path}: damaged manifest ({error})") from None
+    covered = sorted((file.first_row, file.rows) for file in manifest.files)
+    position = 0
+    for first_row, rows in covered:
+        if first_row != position:
+            raise IndexFileError(f"{path}: rows {position}..{first_row - 1} are in no file")
+        position += rows
+    if position != manifest.count:
+        raise IndexFileError(f"{path}: files hold {position} rows, expected {manifest.count}")
+    return manifest
+
+
+def _parse_manifest(document: dict[str, Any]) -> Manifest:
+    identity = document["identity"]
+    return Manifest(
+        count=int(document["count"]),
+        embedding_dim=int(document["embedding_dim"]),
+        step=int(document["step"]),
+        identity=IndexIdentity(
+            corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
+        ),
+        files=tuple(IndexFile(**file) for file in document["files"]),
+    )
+
+
+def identity_mismatches(found: IndexIdentity, expected: IndexIdentity) -> list[str]:
+    """Each way in which a saved index differs from the model and corpus in use, both values named."""
+    pairs = [("corpus", found.corpus, expected.corpus)]
+    pairs += [
+        (f"encoder {name}", value, getattr(expected.encoder, name))
+        for name, value in asdict(found.encoder).items()
+    ]
+    return [f"{name}: index has {a}, in use is {b}" for name, a, b in pairs if a != b]
+
+
+def load_rows(folder: Path, manifest: Manifest, rows: range) -> Float[Tensor, "row dim"]:
+    """Vectors of a contiguous range of rows, on the CPU, each file checked against its hash.
+
+    Raises:
+        IndexFileError: a file is missing, truncated or differs from its hash.
+    """
+    result = torch.empty(len(rows), manifest.embedding_dim)
+    for file in manifest.files:
+        shared = overlap(range(file.first_row, file.first_row + file.rows), rows)
+        if len(shared) == 0:
+            continue
+        _verify(folder / file.name, file)
+        local = slice(shared.start - file.first_row, shared.stop - file.first_row)
+        try:
+            with safe_open(folder / file.name, framework="pt") as tensors:
+                part = tensors.get_slice(TENSOR)[local]
+        except SafetensorError as error:
+            raise IndexFileError(f"{folder / file.name}: {error}") from None
+        result[shared.start - rows.start : shared.stop - rows.start] = part
+    return result
+
+
+def _verify(path: Path, file: IndexFile) -> None:
+    if not path.is_file():
+        raise IndexFileError(f"{path}: missing, though the manifest names it")
+    digest, size = file_digest(path)
+    if size != file.bytes:
+        raise IndexFileError(f"{path}: {size} bytes, the manifest says {file.bytes}")
+    if digest != file.sha256:
+        raise IndexFileError(f"{path}: SHA-256 {digest}, the manifest says {file.sha256}")

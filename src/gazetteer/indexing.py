@@ -1,0 +1,243 @@
+"""Filling the index from the corpus, and keeping it as fresh as the schedule asks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gazetteer.data.passages import PassageStore
+from gazetteer.data.tokens import PassageTokens
+from gazetteer.errors import IndexFileError
+from gazetteer.index import (
+    EncoderIdentity,
+    IndexIdentity,
+    ShardedIndex,
+    identity_mismatches,
+    load_rows,
+    read_manifest,
+    save_index,
+)
+from gazetteer.modes import evaluation_mode
+from gazetteer.progress import progress
+from gazetteer.records import Ranks
+from gazetteer.retriever import DualEncoder, EmbeddingBatch, TextEncoder, weights_fingerprint
+from gazetteer.retriever.encoder import embed
+
+logger = logging.getLogger(__name__)
+
+CHUNK_ROWS = 8192
+"""Passages tokenised and sorted by length together: enough to pack well, little memory."""
+
+
+@torch.no_grad()
+def embed_corpus(
+    tower: TextEncoder,
+    tokens: PassageTokens,
+    rows: range,
+    batch: EmbeddingBatch,
+    *,
+    show_progress: bool,
+) -> Float[Tensor, "row dim"]:
+    """Embed a range of rows in evaluation mode.
+
+    Args:
+        tower: the passage tower.
+        tokens: the retriever's tokens of the corpus.
+        rows: global rows, contiguous.
+        batch: limits of one encoder call.
+        show_progress: draw a bar with rate and time left.
+
+    Returns:
+        float32, on the tower's device.
+    """
+    embeddings = torch.empty(len(rows), tower.embedding_dim, device=tower.device)
+    with (
+        evaluation_mode(tower),
+        progress(len(rows), "embedding", "passage", enabled=show_progress) as bar,
+    ):
+        for first in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[first : first + CHUNK_ROWS]
+            vectors = embed(tower, tokens.passage_inputs(chunk), batch)
+            embeddings[first : first + len(chunk)] = vectors.float()
+            bar.update(len(chunk))
+    return embeddings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFiles:
+    """Where an index is read from and written to.
+
+    Attributes:
+        load_folder: `--load_index_path`.
+        save_folder: `--save_index_path`; written after every build.
+        files: number of files to write.
+        allow_stale: load an index that other weights or passages made, with a warning.
+    """
+
+    load_folder: Path | None = None
+    save_folder: Path | None = None
+    files: int = 128
+    allow_stale: bool = False
+
+
+class IndexKeeper:
+    """Fills the index, refreshes it, and knows which weights made it.
+
+    Args:
+        index: filled here.
+        retriever: its passage tower embeds.
+        corpus: the passages.
+        tokens: the retriever's tokens of them.
+        files: where to load and save.
+        ranks: this process among its peers.
+        show_progress: draw a bar on this rank.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: ShardedIndex,
+        retriever: DualEncoder,
+        corpus: PassageStore,
+        tokens: PassageTokens,
+        files: IndexFiles,
+        ranks: Ranks,
+        show_progress: bool,
+    ) -> None:
+        self.index = index
+        self.step = 0
+        self._retriever = retriever
+        self._corpus = corpus
+        self._tokens = tokens
+        self._files = files
+        self._ranks = ranks
+        self._show_progress = show_progress
+        self._weights: dict[str, Tensor] | None = None
+
+    def fill(self) -> None:
+        """Load the saved index if there is one to load, else embed the corpus.
+
+        Collective: every rank must call this.
+        """
+        if self._files.load_folder is not None:
+            self._load(self._files.load_folder, self._identity())
+        else:
+            self.refresh(0)
+
+    def refresh(self, step: int) -> None:
+        """Embed the corpus with the current weights, adopt it whole, save it if asked to.
+
+        Collective: every rank must call this.
+
+        Args:
+            step: training step, in the unit of the flags.
+        """
+        self._embed(self._retriever.passage_tower)
+        self.step = step
+        self._remember_weights()
+        if self._files.save_folder is not None:
+            identity = self._identity()
+            save_index(
+                self.index,
+                self._files.save_folder,
+                identity=identity,
+                step=step,
+                files=self._files.files,
+                ranks=self._ranks,
+            )
+
+    def made_by(self) -> Mapping[str, Tensor]:
+        """Weights that embedded the index, when they are not those of the passage tower now.
+
+        A checkpoint keeps them, so that a resumed run searches the very same index.
+        """
+        return self._weights or {}
+
+    def restore(self, step: int, made_by: Mapping[str, Tensor]) -> None:
+        """Bring back the index of an interrupted run.
+
+        Collective: every rank must call this.
+
+        Args:
+            step: when it was embedded.
+            made_by: what `made_by()` said then; empty for the passage tower as it is.
+        """
+        tower = self._retriever.passage_tower
+        if made_by:
+            tower = copy.deepcopy(tower)
+            tower.load_state_dict(dict(made_by))
+        if not self._load_saved_version(tower):
+            self._embed(tower)
+        self.step = step
+        self._weights = dict(made_by) or None
+
+    def _embed(self, tower: TextEncoder) -> None:
+        vectors = embed_corpus(
+            tower,
+            self._tokens,
+            self.index.rows,
+            self._retriever.batch,
+            show_progress=self._show_progress,
+        )
+        self.index.replace(vectors)
+
+    def _remember_weights(self) -> None:
+        """Keep the weights behind the index, unless they can never change."""
+        if any(p.requires_grad for p in self._retriever.passage_tower.parameters()):
+            state = self._retriever.passage_tower.state_dict()
+            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def _identity(self, tower: TextEncoder | None = None) -> IndexIdentity:
+        tower = tower or self._retriever.passage_tower
+        return IndexIdentity(
+            corpus=self._corpus.fingerprint,
+            encoder=EncoderIdentity(
+                weights=weights_fingerprint(tower.model),
+                tokenizer=self._tokens.tokenizer_fingerprint,
+                template=self._tokens.template,
+                pooling=tower.pooling,
+                normalize=tower.normalize,
+                max_tokens=self._tokens.max_tokens,
+            ),
+        )
+
+    def _load_saved_version(self, tower: TextEncoder) -> bool:
+        """Load the saved index that `tower` made, if one of the two folders holds it."""
+        expected = self._identity(tower)
+        for folder in (self._files.save_folder, self._files.load_folder):
+            if folder is None or not (folder / "manifest.json").is_file():
+                continue
+            if not identity_mismatches(read_manifest(folder).identity, expected):
+                self._load(folder, expected)
+                return True
+        return False
+
+    def _load(self, folder: Path, expected: IndexIdentity) -> None:
+        manifest = read_manifest(folder)
+        mismatches = identity_mismatches(manifest.identity, expected)
+        if mismatches and not self._files.allow_stale:
+            raise IndexFileError(
+                f"{folder}: made from something else than what is in use "
+                f"({'; '.join(mismatches)}); embed again, or pass --allow_stale_index"
+            )
+        for mismatch in mismatches:
+            logger.warning("%s: %s (--allow_stale_index)", folder, mismatch)
+        if (manifest.count, manifest.embedding_dim) != self._shape:
+            raise IndexFileError(
+                f"{folder}: holds {manifest.count} vectors of {manifest.embedding_dim}, "
+                f"in use are {self._shape[0]} passages of {self._shape[1]}"
+            )
+        vectors = load_rows(folder, manifest, self.index.rows)
+        self.index.replace(vectors.to(self._retriever.passage_tower.device))
+        self.step = manifest.step
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.index.count, self._retriever.embedding_dim

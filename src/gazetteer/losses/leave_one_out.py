@@ -1,0 +1,48 @@
+"""LOOP (`loop`): the reader likes the passages it would miss."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gazetteer.losses.divergence import reader_to_retriever_divergence
+
+
+def leave_one_out_distillation_loss(
+    retriever_scores: Float[Tensor, "query passage"],
+    reader_losses_without: Float[Tensor, "query passage"],
+    *,
+    retriever_temperature: float,
+    reader_temperature: float,
+) -> Float[Tensor, ""]:
+    """Pull the retriever's ranking towards the passages whose absence hurts the reader.
+
+    A passage is as good as the reader's loss is high without it, all others being read. The loss
+    is KL(reader || retriever) over the passages of a query, averaged over every (query, passage)
+    cell.
+
+    Args:
+        retriever_scores: query-passage dot products, already divided by sqrt(embedding dim).
+            Carries gradient.
+        reader_losses_without: mean negative log-likelihood per target token, in nats, with this
+            one passage hidden; >= 0. Treated as a constant.
+        retriever_temperature: > 0; smaller sharpens. Set by `--temperature_score`.
+        reader_temperature: > 0; smaller sharpens. Set by `--temperature_gold`.
+
+    Returns:
+        Scalar, float32 (float64 for float64 scores); 0 when the two distributions agree.
+
+    Raises:
+        ValueError: a temperature is not positive.
+
+    Note:
+        The value is 1/passages of the textbook KL: see `reader_to_retriever_divergence`.
+
+    Source:
+        "Atlas: Few-shot Learning with Retrieval Augmented Language Models", section 2.2
+        (LOOP), arXiv:2208.03299.
+    """
+    return reader_to_retriever_divergence(
+        retriever_scores,
+        reader_losses_without,
+        retriever_temperature=retriever_temperature,
+        reader_temperature=reader_temperature,
+    )

@@ -1,0 +1,48 @@
+"""PDist (`ppmean`, `pdist`): the reader likes the passages that make the target likely."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gazetteer.losses.divergence import reader_to_retriever_divergence
+
+
+def perplexity_distillation_loss(
+    retriever_scores: Float[Tensor, "query passage"],
+    reader_log_likelihoods: Float[Tensor, "query passage"],
+    *,
+    retriever_temperature: float,
+    reader_temperature: float,
+) -> Float[Tensor, ""]:
+    """Pull the retriever's ranking towards the one the reader's likelihoods imply.
+
+    Each passage is scored twice: by the retriever, and by how likely the reader finds the
+    target when it sees that passage alone. Both become distributions over the passages of a
+    query; the loss is KL(reader || retriever), averaged over every (query, passage) cell.
+
+    Args:
+        retriever_scores: query-passage dot products, already divided by sqrt(embedding dim).
+            Carries gradient.
+        reader_log_likelihoods: mean log-probability per target token, in nats; <= 0.
+            Treated as a constant.
+        retriever_temperature: > 0; smaller sharpens. Set by `--temperature_score`.
+        reader_temperature: > 0; smaller sharpens. Set by `--temperature_gold`.
+
+    Returns:
+        Scalar, float32 (float64 for float64 scores); 0 when the two distributions agree.
+
+    Raises:
+        ValueError: a temperature is not positive.
+
+    Note:
+        The value is 1/passages of the textbook KL: see `reader_to_retriever_divergence`.
+
+    Source:
+        "Atlas: Few-shot Learning with Retrieval Augmented Language Models", section 2.2
+        (PDist), arXiv:2208.03299.
+    """
+    return reader_to_retriever_divergence(
+        retriever_scores,
+        reader_log_likelihoods,
+        retriever_temperature=retriever_temperature,
+        reader_temperature=reader_temperature,
+    )

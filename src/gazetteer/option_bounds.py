@@ -1,0 +1,90 @@
+"""What every numeric flag may be, on its own. Rules between flags are in `option_rules.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The numbers a flag may take; `also` lists a value outside with a meaning of its own."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    also: int | None = None
+
+    def __contains__(self, value: float) -> bool:
+        inside = self.least <= value <= self.most and self.above < value < self.below
+        return inside or value == self.also
+
+    @property
+    def rule(self) -> str:
+        """The bounds in words."""
+        named = {
+            "at least": self.least,
+            "above": self.above,
+            "at most": self.most,
+            "below": self.below,
+        }
+        words = " and ".join(
+            f"{word} {bound}" for word, bound in named.items() if math.isfinite(bound)
+        )
+        return words if self.also is None else f"{words}, or {self.also}"
+
+
+_COUNT, _COUNT_OR_NOT = Bounds(least=1), Bounds(least=1, also=-1)
+_POSITIVE, _NOT_NEGATIVE = Bounds(above=0), Bounds(least=0)
+_SHARE = Bounds(least=0, most=1)
+
+BOUNDS: Mapping[str, Bounds] = {
+    "local_rank": Bounds(least=-1),
+    "main_port": Bounds(least=1, most=65535, also=-1),
+    "rendezvous_timeout_seconds": _COUNT,
+    "collective_timeout_seconds": _COUNT,
+    "seed": Bounds(least=0, most=2**32 - 1),
+    "log_freq": _COUNT,
+    "eval_freq": _COUNT,
+    "save_freq": _COUNT,
+    "per_gpu_batch_size": _COUNT,
+    "per_gpu_embedder_batch_size": _COUNT,
+    "max_passages": _COUNT_OR_NOT,
+    "save_index_n_shards": _COUNT,
+    "faiss_code_size": _COUNT,
+    "retriever_n_context": _COUNT,
+    "temperature_score": _POSITIVE,
+    "temperature_gold": _POSITIVE,
+    "filtering_overretrieve_ratio": _COUNT,
+    "freeze_retriever_steps": Bounds(least=-1),
+    "n_to_rerank_with_retrieve_with_rerank": _COUNT,
+    "text_maxlength": _COUNT,
+    "target_maxlength": _COUNT_OR_NOT,
+    "n_context": _COUNT,
+    "generation_max_length": _COUNT,
+    "generation_min_length": _NOT_NEGATIVE,
+    "generation_length_penalty": Bounds(),
+    "generation_num_beams": _COUNT,
+    "mlm_noise_density": Bounds(above=0, below=1),
+    "mlm_mean_noise_span_length": _COUNT,
+    "min_words_per_lm_instance": _NOT_NEGATIVE,
+    "min_lm_context_ratio": _SHARE,
+    "max_lm_context_ratio": _SHARE,
+    "multiple_choice_num_options": Bounds(least=2, most=26),
+    "total_steps": _COUNT,
+    "warmup_steps": _NOT_NEGATIVE,
+    "scheduler_steps": _COUNT,
+    "accumulation_steps": _COUNT,
+    "lr": _NOT_NEGATIVE,
+    "lr_retriever": _NOT_NEGATIVE,
+    "dropout": Bounds(least=0, below=1),
+    "clip": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "epsilon": _POSITIVE,
+    "beta2": Bounds(least=0, below=1),
+    "alpha": Bounds(),
+    "max_nonfinite_steps": _COUNT,
+}
+"""Every numeric flag and what it may be."""

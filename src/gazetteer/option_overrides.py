@@ -1,0 +1,122 @@
+"""What flags imply for each other: every value that gives way to another is noted, never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from gazetteer.flags import all_flags, flat_values, with_values
+from gazetteer.option_rules import listed_files
+from gazetteer.reader_names import full_reader_name
+
+if TYPE_CHECKING:
+    from gazetteer.options import Options
+
+
+def resolve(options: Options) -> tuple[Options, list[str]]:
+    """Settle what flags imply for each other.
+
+    Returns:
+        The options with every implied value in place, and one note per value changed, such as
+        `closed_book: n_context 40 -> 1`, and per flag that does less than its name says.
+
+    Source:
+        Atlas makes the overrides of `--closed_book` and `--use_file_passages`, and maps the
+        paper's names, without a word.
+    """
+    notes: list[str] = []
+    for override in _OVERRIDES:
+        reason, changes = override(options)
+        values = flat_values(options)
+        changed = {name: new for name, new in changes.items() if values[name] != new}
+        notes += [f"{reason}: {name} {values[name]} -> {new}" for name, new in changed.items()]
+        options = with_values(options, changed)
+    return options, notes + list(_remarks(options))
+
+
+def _full_names(options: Options) -> tuple[str, dict[str, Any]]:
+    mode, reader = options.retriever.gold_score_mode, options.reader.reader_model_type
+    return "the same by another name", {
+        "gold_score_mode": {"pdist": "ppmean", "adist": "evalnormsum"}.get(mode, mode),
+        "reader_model_type": full_reader_name(reader) if reader else reader,
+    }
+
+
+def _file_lists(options: Options) -> tuple[str, dict[str, Any]]:
+    data = options.data
+    return "several files in one argument", {
+        "train_data": listed_files(data.train_data),
+        "eval_data": listed_files(data.eval_data),
+        "passages": None if data.passages is None else listed_files(data.passages),
+    }
+
+
+def _closed_book(options: Options) -> tuple[str, dict[str, Any]]:
+    implied = {
+        "n_context": 1,
+        "retriever_n_context": 1,
+        "encoder_format": "{query}",
+        "use_file_passages": True,
+    }
+    return "closed_book", implied if options.data.closed_book else {}
+
+
+def _file_passages(options: Options) -> tuple[str, dict[str, Any]]:
+    implied = {
+        "train_retriever": False,
+        "query_side_retriever_training": False,
+        "use_gradient_checkpoint_retriever": False,
+    }
+    return "use_file_passages", implied if options.data.use_file_passages else {}
+
+
+_OVERRIDES = (_full_names, _file_lists, _closed_book, _file_passages)
+
+
+def _remarks(options: Options) -> Iterator[str]:
+    yield from _retriever_remarks(options)
+    yield from _schedule_remarks(options)
+    optimisation, index = options.optimisation, options.index
+    if optimisation.shard_optim or optimisation.shard_grads:
+        yield (
+            "shard_optim, shard_grads: not sharded yet: every worker keeps full state; results are"
+            " the same except that the two optimisers clip separately as in Atlas"
+        )
+    if options.reader.target_maxlength == -1:
+        yield "target_maxlength -1: targets are not cut"
+    count = index.save_index_n_shards
+    is_set = count != all_flags(type(options))["save_index_n_shards"].default
+    if index.load_index_path is not None and index.save_index_path is None and is_set:
+        yield f"save_index_n_shards {count}: no effect on loading; a saved index names its files"
+
+
+def _retriever_remarks(options: Options) -> Iterator[str]:
+    retriever, n_context = options.retriever, options.reader.n_context
+    learned = retriever.retriever_n_context
+    if retriever.train_retriever and n_context > learned:
+        yield (
+            f"n_context {n_context} > retriever_n_context {learned}: {n_context} passages are"
+            f" retrieved; the reader reads all, the retriever learns from the first {learned}"
+        )
+    for name in ("query_side_retriever_training", "reuse_reader_encodings"):
+        if getattr(retriever, name) and not retriever.train_retriever:
+            yield f"{name}: no effect without train_retriever"
+    if retriever.untie_retriever and retriever.query_side_retriever_training:
+        yield (
+            "untie_retriever: query_side_retriever_training separates the towers already,"
+            " and keeps the passage tower frozen"
+        )
+
+
+def _schedule_remarks(options: Options) -> Iterator[str]:
+    optimisation = options.optimisation
+    if optimisation.alpha != 1.0:
+        yield f"alpha {optimisation.alpha}: no effect, as in Atlas"
+    if optimisation.scheduler_steps is not None:
+        yield f"scheduler_steps {optimisation.scheduler_steps}: honoured; Atlas ignored it"
+    length = optimisation.scheduler_steps or optimisation.total_steps
+    if options.data.train_data and optimisation.warmup_steps > length:
+        yield (
+            f"warmup_steps {optimisation.warmup_steps} > {length} steps of schedule:"
+            " the learning rate never reaches its peak"
+        )

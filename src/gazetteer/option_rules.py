@@ -1,0 +1,240 @@
+"""Which options cannot work, and why: every rule, all violations reported at once.
+
+Nothing is changed here (`option_overrides.py` does), and of the machine only files are asked for.
+Bounds of single numbers are in `option_bounds.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import string
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from gazetteer.errors import OptionError
+from gazetteer.flags import flat_values
+from gazetteer.option_bounds import BOUNDS
+from gazetteer.paths import path_kind
+from gazetteer.reader_names import READER_CHOICES
+from gazetteer.refresh_schedule import parse_refresh_schedule
+
+if TYPE_CHECKING:
+    from gazetteer.options import Options
+
+Program = Literal["train", "evaluate"]
+
+AVAILABLE_TASKS = ("qa", "base")
+"""Tasks this version can do; Atlas's other names are known and refused by name."""
+
+_EXACT_FIELDS = {
+    "qa_prompt_format": "question",
+    "decoder_format": "target",
+    "decoder_prompt_format": "query",
+}
+
+
+def check(options: Options, program: Program) -> None:
+    """Refuse options that cannot work.
+
+    Raises:
+        OptionError: all violations at once, one line each, in the form
+            `--flag (value) must ...`.
+    """
+    problems = [problem for rule in _RULES for problem in rule(options, program)]
+    if problems:
+        raise OptionError("\n".join(problems))
+
+
+def listed_files(values: Sequence[str]) -> list[str]:
+    """Take apart several paths that were quoted into one argument, as the Atlas README does.
+
+    Only where the whole is no file, and every part of it is one.
+    """
+    files: list[str] = []
+    for value in values:
+        parts = value.split()
+        is_list = parts and all(path_kind(part) == "file" for part in parts)
+        files += parts if is_list and path_kind(value) == "nothing" else [value]
+    return files
+
+
+def _number_rules(options: Options, _: Program) -> Iterator[str]:
+    for name, value in flat_values(options).items():
+        if name not in BOUNDS or value is None:
+            continue
+        if not math.isfinite(value):
+            yield _must(name, value, "be a finite number")
+        elif value not in BOUNDS[name]:
+            yield _must(name, value, f"be {BOUNDS[name].rule}")
+
+
+def _order_rules(options: Options, program: Program) -> Iterator[str]:
+    task, generation, retriever = options.task, options.generation, options.retriever
+    shortest, longest = generation.generation_min_length, generation.generation_max_length
+    if shortest is not None and shortest > longest:
+        yield _at_most("generation_min_length", shortest, "generation_max_length", longest)
+    low, high = task.min_lm_context_ratio, task.max_lm_context_ratio
+    if low > high:
+        yield _at_most("min_lm_context_ratio", low, "max_lm_context_ratio", high)
+    kept = {"n_context": options.reader.n_context}
+    if program == "train" and retriever.train_retriever:
+        kept["retriever_n_context"] = retriever.retriever_n_context
+    reranked = retriever.n_to_rerank_with_retrieve_with_rerank
+    for name, count in kept.items():
+        if retriever.retrieve_with_rerank and reranked < count:
+            rule = f"be at least --{name} ({count}), which are kept of them"
+            yield _must("n_to_rerank_with_retrieve_with_rerank", reranked, rule)
+
+
+def _task_rules(options: Options, _: Program) -> Iterator[str]:
+    task = options.task.task
+    if task is None:
+        yield f"--task is required: {' or '.join(AVAILABLE_TASKS)}"
+    elif task not in AVAILABLE_TASKS:
+        available = " and ".join(AVAILABLE_TASKS)
+        yield f"--task {task}: not available in this version; {available} are"
+
+
+def _source_rules(options: Options, program: Program) -> Iterator[str]:
+    data = options.data
+    if program == "train" and not data.train_data:
+        yield "--train_data is required: jsonl files to train on"
+    if program == "evaluate" and not data.eval_data:
+        yield "--eval_data is required: jsonl files to evaluate on"
+    if _retrieves(options) and not data.passages and options.index.load_index_path is None:
+        yield (
+            "--passages or --load_index_path is required: what to retrieve from"
+            " (neither is with --use_file_passages or --closed_book)"
+        )
+    if options.index.index_mode == "faiss":
+        yield "--index_mode faiss: not available in this version; flat is"
+
+
+def _reader_rules(options: Options, program: Program) -> Iterator[str]:
+    reader = options.reader.reader_model_type
+    if options.retriever.retrieve_only:
+        if program == "train":
+            yield "--retrieve_only is for evaluate.py: without a reader nothing can be trained"
+        for name in ("closed_book", "use_file_passages"):
+            if getattr(options.data, name):
+                yield f"--retrieve_only must not be given with --{name}, which retrieves nothing"
+    elif reader is None and options.experiment.model_path == "none":
+        yield (
+            "--reader_model_type is required: the reader's name, such as google/t5-base-lm-adapt"
+            " (not with --model_path or --retrieve_only)"
+        )
+    if reader is not None and reader not in READER_CHOICES:
+        shown = ", ".join(READER_CHOICES)
+        yield _must(
+            "reader_model_type", reader, f"be a T5 of the hub, a folder, or one of: {shown}"
+        )
+
+
+def _format_rules(options: Options, _: Program) -> Iterator[str]:
+    reader = options.reader
+    passage_formats = {
+        "encoder_format": reader.encoder_format,
+        "retriever_format": reader.retriever_format,
+    }
+    for name, template in passage_formats.items():
+        fields, problem = _format_fields(template)
+        if problem:
+            yield _must(name, template, f"be a format string: {problem}")
+        elif name == "retriever_format" and "query" in fields:
+            yield _must(name, template, "not use {query}: passages are embedded without a query")
+    values = flat_values(options)
+    for name, only in _EXACT_FIELDS.items():
+        if values[name] is None:
+            continue
+        fields, problem = _format_fields(values[name])
+        if problem:
+            yield _must(name, values[name], f"be a format string: {problem}")
+        elif fields != {only}:
+            yield _must(name, values[name], f"use the field {{{only}}}, and no other")
+
+
+def _refresh_rules(options: Options, _: Program) -> Iterator[str]:
+    try:
+        parse_refresh_schedule(options.index.refresh_index)
+    except ValueError as error:
+        rule = "be -1, a number of steps, or start-end:rate,start-end:rate"
+        yield _must("refresh_index", options.index.refresh_index, f"{rule}; {error}")
+
+
+def _file_rules(options: Options, program: Program) -> Iterator[str]:
+    data = options.data
+    lists = {"eval_data": data.eval_data}
+    if program == "train":
+        lists["train_data"] = data.train_data
+    if _retrieves(options):
+        lists["passages"] = data.passages or []
+    for name, values in lists.items():
+        for path in listed_files(values):
+            if path_kind(path) != "file":
+                yield _must(name, path, "be an existing file")
+            elif not os.access(path, os.R_OK):
+                yield _must(name, path, "be a file this user can read")
+
+
+def _folder_rules(options: Options, _: Program) -> Iterator[str]:
+    experiment, index = options.experiment, options.index
+    if not experiment.name:
+        yield _must("name", experiment.name, "not be empty")
+    if experiment.model_path != "none" and path_kind(experiment.model_path) != "folder":
+        yield _must("model_path", experiment.model_path, "be 'none' or an existing folder")
+    loaded = index.load_index_path
+    if loaded is not None and path_kind(loaded) != "folder":
+        yield _must("load_index_path", loaded, "be an existing folder")
+    encoder = options.retriever.retriever_model_path
+    is_path = encoder.startswith((".", "/", "~")) or not encoder
+    if is_path and path_kind(encoder) != "folder":
+        yield _must("retriever_model_path", encoder, "be a hub name or an existing folder")
+    written = {
+        "checkpoint_dir": experiment.checkpoint_dir,
+        "save_index_path": index.save_index_path,
+        "cache_dir": options.data.cache_dir,
+    }
+    for name, path in written.items():
+        if path == "" or (path is not None and path_kind(path) == "file"):
+            yield _must(name, path, "be a folder, or a name that is free for one")
+
+
+_RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
+    _task_rules,
+    _source_rules,
+    _reader_rules,
+    _number_rules,
+    _order_rules,
+    _format_rules,
+    _refresh_rules,
+    _file_rules,
+    _folder_rules,
+)
+
+
+def _retrieves(options: Options) -> bool:
+    return not (options.data.closed_book or options.data.use_file_passages)
+
+
+def _format_fields(template: str) -> tuple[set[str], str]:
+    """Return the fields of a format string, and what is wrong with it ("" if nothing is)."""
+    try:
+        parsed = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template)]
+    except ValueError as error:
+        return set(), str(error)
+    fields = {name for name, _ in parsed if name is not None}
+    wrong = next((name for name in sorted(fields) if not name.isidentifier()), None)
+    if wrong is not None:
+        return fields, f"{{{wrong}}} is not a field's name"
+    nested = any("{" in spec for _, spec in parsed if spec)
+    return fields, "a field inside a field" if nested else ""
+
+
+def _must(name: str, value: object, rule: str) -> str:
+    shown = repr(value) if value == "" else value
+    return f"--{name} ({shown}) must {rule}"
+
+
+def _at_most(low_name: str, low: float, high_name: str, high: float) -> str:
+    return _must(low_name, low, f"be at most --{high_name} ({high})")

@@ -1,0 +1,65 @@
+"""Readers from disk or hub, and back.
+
+Any T5 family goes through the stock class and its own config, so tied (v1.0, flan-small excepted)
+and untied heads (v1.1, lm-adapt, flan) are read as they were trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+from gazetteer.errors import CheckpointError
+from gazetteer.reader.fusion import FusionReader
+
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+HUB_NAMES = {f"t5-{size}": f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")}
+"""The original T5 names as Atlas spells them, and where the hub keeps them now."""
+
+
+def load_reader(
+    name_or_folder: str, *, dropout: float, precision: Precision, max_padded_tokens: int
+) -> tuple[FusionReader, PreTrainedTokenizerBase]:
+    """Load a T5 reader and its tokenizer.
+
+    Args:
+        name_or_folder: hub name, or a folder written by `save_pretrained`.
+        dropout: replaces the model's own dropout everywhere.
+        precision: weights are cast to it.
+        max_padded_tokens: tokens of one encoder call.
+
+    Raises:
+        CheckpointError: nothing usable under that name; the message says what was missing.
+    """
+    source = HUB_NAMES.get(name_or_folder, name_or_folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = T5ForConditionalGeneration.from_pretrained(
+            source, dropout_rate=dropout, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
+    return FusionReader(model.to(DTYPES[precision]), max_padded_tokens=max_padded_tokens), tokenizer
+
+
+def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors), config and tokenizer; `load_reader(folder)` reads them back."""
+    reader.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
+    """Recompute activations in the backward pass; acts in training mode only.
+
+    transformers 5.23 renamed the method and warns about the old name; older ones know no other.
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        enable = model.gradient_checkpointing_enable  # type: ignore[operator]
+    enable({"use_reentrant": False})

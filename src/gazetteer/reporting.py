@@ -1,0 +1,136 @@
+"""What a run says about itself: run.log, TensorBoard, metrics.jsonl. Rank 0 alone reports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from transformers.utils.logging import disable_progress_bar
+
+from gazetteer.options import OPTIONS_FILE, Options, options_log, save_options
+from gazetteer.records import Ranks
+
+LINE_FORMAT = "[%(asctime)s] {%(filename)s:%(lineno)d} %(levelname)s - %(message)s"
+DATE_FORMAT = "%m/%d/%Y %H:%M:%S"
+logger = logging.getLogger(__name__)
+
+
+def start_log(folder: Path, ranks: Ranks) -> None:
+    """Log to stdout and, on rank 0, to `folder/run.log`; other ranks log warnings only.
+
+    Lines have Atlas's shape. A resumed run appends.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO if ranks.is_main else logging.WARNING,
+        format=LINE_FORMAT,
+        datefmt=DATE_FORMAT,
+        handlers=handlers,
+        force=True,
+    )
+    # Libraries keep their own voice down: one line per fact, ours.
+    disable_progress_bar()
+    for name in ("transformers", "torch", "absl", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def start_experiment(folder: Path, options: Options, ranks: Ranks) -> Path:
+    """Create the experiment's folder, start its log, write its options and what they imply."""
+    start_log(folder, ranks)
+    if ranks.is_main:
+        (folder / "opt.log").write_text(options_log(options), encoding="utf-8")
+        save_options(options, folder / OPTIONS_FILE)
+        for note in options.notes:
+            logger.info("%s", note)
+    return folder
+
+
+class Reporter:
+    """Writes the numbers of a run; silent on all ranks but 0.
+
+    Args:
+        folder: of the experiment.
+        ranks: this process among its peers.
+        total_steps: printed beside the step.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, total_steps: int = 0) -> None:
+        self._total_steps = total_steps
+        self._device = ranks.device
+        self._is_main = ranks.is_main
+        self._writer: SummaryWriter | None = None
+        self._metrics = folder / "metrics.jsonl"
+        if ranks.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def training(
+        self, step: int, averages: Mapping[str, float], learning_rates: Mapping[str, float]
+    ) -> None:
+        """One line about training: `{step} / {total} | {name}: {value} ... | lr: ... | Memory`."""
+        if not self._is_main:
+            return
+        numbers = " | ".join(f"{name}: {averages[name]:.3g}" for name in sorted(averages))
+        rate = learning_rates["lr"]
+        memory = peak_memory_gib(self._device)
+        logger.info(
+            "%d / %d | %s | lr: %.2g | Memory: %.1f GiB",
+            step, self._total_steps, numbers, rate, memory,
+        )  # fmt: skip
+        self._write("train", step, {**averages, **learning_rates, "memory_gib": memory})
+
+    def evaluation(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
+        """One line about an evaluation: `Dataset: {file} | {value} {metric} | ...`."""
+        if not self._is_main:
+            return
+        numbers = " | ".join(f"{value:.3f} {metric}" for metric, value in metrics.items())
+        logger.info("Dataset: %s | %s", name, numbers)
+        self._write("eval", step, {f"{name}/{metric}": value for metric, value in metrics.items()})
+
+    def _write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        assert self._writer is not None
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        line = json.dumps({"kind": kind, "step": step, **numbers}) + "\n"
+        # One write per line, so that a reader never sees half of one.
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def drop_metrics_after(folder: Path, step: int) -> None:
+    """Forget logged steps that a resumed run will log again."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    kept = [line for line in lines if line and json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory held so far, in GiB: of the GPU, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

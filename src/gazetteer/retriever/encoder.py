@@ -1,0 +1,118 @@
+"""One tower of the retriever: token ids in, one embedding out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from gazetteer.data.buckets import length_buckets, pad_bucket
+from gazetteer.records import TokenIds
+
+Pooling = Literal["mean", "cls", "sqrt"]
+
+
+def pool(
+    states: Float[Tensor, "text token dim"],
+    mask: Bool[Tensor, "text token"],
+    pooling: Pooling,
+) -> Float[Tensor, "text dim"]:
+    """Reduce token states to one vector.
+
+    Args:
+        states: hidden states; carries gradient.
+        mask: True at real tokens.
+        pooling: "mean" over real tokens, "sqrt" (sum over the square root of their number) or
+            "cls" (the first token).
+
+    Source:
+        Contriever's three poolings, arXiv:2112.09118; Atlas uses "mean".
+    """
+    if pooling == "cls":
+        return states[:, 0]
+    total = states.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
+    count = mask.sum(dim=1, keepdim=True).clamp_min(1)
+    return total / (count.sqrt() if pooling == "sqrt" else count)
+
+
+class TextEncoder(nn.Module):
+    """A BERT-like encoder with pooling.
+
+    Args:
+        model: a transformers encoder; its config gives the embedding size.
+        pooling: see `pool`.
+        normalize: scale embeddings to length 1.
+    """
+
+    def __init__(self, model: nn.Module, *, pooling: Pooling, normalize: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling: Pooling = pooling
+        self.normalize = normalize
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def forward(
+        self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"]
+    ) -> Float[Tensor, "text dim"]:
+        """Embeddings of padded texts; carries gradient."""
+        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        embeddings = pool(states, mask, self.pooling)
+        return nn.functional.normalize(embeddings, dim=-1) if self.normalize else embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingBatch:
+    """How many texts one encoder call may hold.
+
+    Attributes:
+        max_texts: `--per_gpu_embedder_batch_size`.
+        max_padded_tokens: padding included; keeps memory flat when texts are long.
+    """
+
+    max_texts: int = 512
+    max_padded_tokens: int = 16_384
+
+
+def embed(
+    encoder: TextEncoder, token_lists: Sequence[TokenIds], batch: EmbeddingBatch
+) -> Float[Tensor, "text dim"]:
+    """Embed texts in buckets of similar length; the result is in the order of the input.
+
+    Args:
+        encoder: one tower; in whatever mode (train or eval) the caller wants.
+        token_lists: ids with special tokens, unpadded.
+        batch: limits of one encoder call.
+
+    Returns:
+        One embedding per text in the encoder's dtype, on its device. Carries gradient unless
+        called under `torch.no_grad`.
+    """
+    if not token_lists:
+        dtype = next(encoder.model.parameters()).dtype
+        return torch.zeros(0, encoder.embedding_dim, dtype=dtype, device=encoder.device)
+    lengths = np.fromiter((len(ids) for ids in token_lists), dtype=np.int64, count=len(token_lists))
+    buckets = length_buckets(
+        lengths, max_rows=batch.max_texts, max_padded_tokens=batch.max_padded_tokens
+    )
+    pad_id = encoder.model.config.pad_token_id or 0
+    pieces = []
+    for bucket in buckets:
+        ids, mask = pad_bucket([token_lists[i] for i in bucket], pad_id)
+        device = encoder.device
+        pieces.append(encoder(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)))
+    order = np.argsort(np.concatenate(buckets), kind="stable")
+    return torch.cat(pieces).index_select(0, torch.from_numpy(order).to(encoder.device))

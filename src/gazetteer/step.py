@@ -1,0 +1,289 @@
+"""ONE TRAINING STEP, query to losses, in the order in which it happens. Read this page first.
+
+    query --embed--> search every shard --> filter --> re-rank --> hits --> reader tokens
+          --> encode passages apart --> decode over all of them --> reader loss
+          --> which passages helped? --> retriever loss
+
+The stages do not know each other; they meet here, through the records of `records.py`. Evaluation
+walks the same way as far as the reader's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gazetteer.data.queries import QueryTokenizer
+from gazetteer.data.tokens import PassageTokens
+from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.losses import RETRIEVER_LOSSES, reader_loss
+from gazetteer.modes import evaluation_mode
+from gazetteer.reader.attention import attention_statistics, record_cross_attention
+from gazetteer.reader.fusion import EncodedPassages, FusionReader
+from gazetteer.reader.passage_scores import (
+    leave_one_out_nll,
+    passage_attention_scores,
+    passage_log_likelihoods,
+    passage_token_log_probs,
+)
+from gazetteer.records import Batch, Hits, Targets, TokenIds
+from gazetteer.retriever import DualEncoder
+from gazetteer.selection import Selector
+from gazetteer.stats import Stopwatch
+
+Stats = dict[str, Tensor | float]
+"""Numbers worth logging, by name; tensors stay on the device until they are averaged."""
+
+
+class PassageSource(Protocol):
+    """Where the passages of a batch come from."""
+
+    def hits(self, batch: Batch, top_k: int, clock: Stopwatch) -> Hits:
+        """The passages of each query, best first; a row of -1 stands for no passage."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Passages are searched: the usual case.
+
+    Attributes:
+        retriever: embeds the queries.
+        selector: searches, filters and re-ranks.
+    """
+
+    retriever: DualEncoder
+    selector: Selector
+
+    def hits(self, batch: Batch, top_k: int, clock: Stopwatch) -> Hits:
+        """Collective: every rank must call this, with any number of queries, zero included."""
+        with clock.time("runtime/retrieve"):
+            queries = self.retriever.embed_for_search(batch.query_tokens)
+            return self.selector.select(queries, top_k, batch.forbidden)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPassages:
+    """Passages come with the example (`--use_file_passages`)."""
+
+    def hits(self, batch: Batch, top_k: int, clock: Stopwatch) -> Hits:
+        """The first top_k passages of each example, in the order of the file; scores are 0."""
+        given = [(example.passage_rows or ())[:top_k] for example in batch.examples]
+        width = max((len(rows) for rows in given), default=0)
+        rows = [list(part) + [-1] * (width - len(part)) for part in given]
+        table = torch.tensor(rows, dtype=torch.int64).view(len(rows), width)
+        return Hits(table, torch.zeros(table.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderInputs:
+    """What the reader is given of each hit: prompt and passage, tokenised.
+
+    Attributes:
+        tokens: the reader's tokens of the corpus; None with the book closed.
+        closed_book: tokenises a query alone; used when `tokens` is None.
+    """
+
+    tokens: PassageTokens | None
+    closed_book: QueryTokenizer | None = None
+
+    def of(self, queries: Sequence[str], hits: Hits) -> list[list[TokenIds]]:
+        """Token ids for each query and hit; rows of -1 are left out."""
+        if self.tokens is None:
+            assert self.closed_book is not None
+            return [[ids] for ids in self.closed_book.encode(queries)]
+        rows = [row[row >= 0] for row in hits.rows.numpy()]
+        return self.tokens.reader_inputs(queries, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrieverLesson:
+    """How the retriever learns from the reader.
+
+    Attributes:
+        mode: key of `RETRIEVER_LOSSES`.
+        passages: how many of the hits it learns from (`--retriever_n_context`).
+        retriever_temperature: softmax of the retriever's scores (`--temperature_score`).
+        reader_temperature: softmax of the reader's signal (`--temperature_gold`).
+        reuse_encodings: score passages on the encoder states of the training pass; exact without
+            dropout, otherwise a change of meaning (`--reuse_reader_encodings`).
+        log_attention: log how attention statistics agree with the signal.
+    """
+
+    mode: str
+    passages: int
+    retriever_temperature: float
+    reader_temperature: float
+    reuse_encodings: bool = False
+    log_attention: bool = False
+
+
+class TrainingStep(nn.Module):
+    """One micro-batch from queries to loss. Wrapped whole in DDP.
+
+    Args:
+        source: where passages come from.
+        inputs: what the reader is given of them.
+        retriever_tokens: the retriever's tokens of the corpus; None when it is not trained.
+        retriever: None where nothing is retrieved.
+        reader: fusion in the decoder.
+        n_context: passages given to the reader.
+        lesson: how the retriever learns; None when it does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: PassageSource,
+        inputs: ReaderInputs,
+        retriever_tokens: PassageTokens | None,
+        retriever: DualEncoder | None,
+        reader: FusionReader,
+        n_context: int,
+        lesson: RetrieverLesson | None,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.inputs = inputs
+        self.retriever_tokens = retriever_tokens
+        self.retriever = retriever
+        self.reader = reader
+        self.n_context = n_context
+        self.lesson = lesson
+
+    def forward(self, batch: Batch, train_retriever: bool) -> tuple[Tensor, Stats]:
+        """Losses of one micro-batch.
+
+        Collective: every rank must call this, with the same `train_retriever`.
+
+        Args:
+            batch: the same number of examples on every rank.
+            train_retriever: False while the retriever is frozen.
+
+        Returns:
+            The loss (with gradient): reader loss + retriever loss, unweighted; and statistics.
+
+        Source:
+            Atlas trains on the plain sum of both losses.
+        """
+        clock = Stopwatch()
+        lesson = self.lesson if train_retriever else None
+        wanted = max(self.n_context, lesson.passages) if lesson else self.n_context
+        hits = self.source.hits(batch, wanted, clock)
+        inputs = self.inputs.of(batch.queries, hits)
+        token_count = all_reduce_mean(batch.targets.mask.sum().float())
+
+        encoded = self.reader.encode([passages[: self.n_context] for passages in inputs])
+        logits = self.reader.decode(encoded.fused(), batch.targets.decoder_input_ids)
+        loss = reader_loss(logits, batch.targets.labels, token_count=token_count)
+        stats: Stats = {"loss/reader_loss": loss.detach()}
+        if lesson is not None:
+            lesson_loss, lesson_stats = self._retriever_loss(
+                lesson, batch, hits, inputs, encoded, token_count
+            )
+            loss = loss + lesson_loss
+            stats |= {"loss/retriever_loss": lesson_loss.detach(), **lesson_stats}
+        stats["loss/train_loss"] = loss.detach()
+        return loss, stats | clock.seconds
+
+    def _retriever_loss(
+        self,
+        lesson: RetrieverLesson,
+        batch: Batch,
+        hits: Hits,
+        inputs: list[list[TokenIds]],
+        encoded: EncodedPassages,
+        token_count: Tensor,
+    ) -> tuple[Tensor, Stats]:
+        scores = self._retriever_scores(batch, hits.first(lesson.passages))
+        with torch.no_grad():
+            states = self._states_to_score(lesson, inputs, encoded)
+            with evaluation_mode(self.reader):
+                signal = reader_signal(lesson, self.reader, states, batch.targets)
+                stats = _attention_stats(lesson, self.reader, states, batch.targets, signal)
+        loss = RETRIEVER_LOSSES[lesson.mode](
+            scores,
+            signal,
+            retriever_temperature=lesson.retriever_temperature,
+            reader_temperature=lesson.reader_temperature,
+            target_mask=batch.targets.mask,
+            token_count=token_count,
+        )
+        return loss, stats
+
+    def _retriever_scores(self, batch: Batch, hits: Hits) -> Float[Tensor, "query passage"]:
+        """Dot products over sqrt(dim), with gradient; a passage hit twice is embedded once."""
+        assert self.retriever is not None and self.retriever_tokens is not None
+        rows, places = np.unique(hits.rows.numpy(), return_inverse=True)
+        queries = self.retriever.embed_queries(batch.query_tokens)
+        passages = self.retriever.embed_passages(self.retriever_tokens.passage_inputs(rows))
+        index = torch.from_numpy(places.reshape(-1)).to(passages.device)
+        found = passages.index_select(0, index).view(*hits.rows.shape, -1)
+        scores = torch.einsum("qd,qkd->qk", queries.float(), found.float())
+        return scores / self.retriever.embedding_dim**0.5
+
+    def _states_to_score(
+        self, lesson: RetrieverLesson, inputs: list[list[TokenIds]], encoded: EncodedPassages
+    ) -> EncodedPassages:
+        """States the signal is computed from: shared with the training pass, or encoded anew.
+
+        Shared, only the passages beyond n_context are encoded here. Otherwise all of them are, in
+        evaluation mode, as Atlas does.
+        """
+        if lesson.reuse_encodings:
+            known = encoded.detached().first(lesson.passages)
+            rest = [passages[self.n_context : lesson.passages] for passages in inputs]
+            return known.followed_by(self.reader.encode(rest)) if any(rest) else known
+        with evaluation_mode(self.reader):
+            return self.reader.encode([passages[: lesson.passages] for passages in inputs])
+
+
+def reader_signal(
+    lesson: RetrieverLesson, reader: FusionReader, states: EncodedPassages, targets: Targets
+) -> Tensor:
+    """Ask the reader what its loss needs to know about each passage; no gradient."""
+    loss = RETRIEVER_LOSSES[lesson.mode]
+    if loss.signal == "log_likelihoods":
+        return passage_log_likelihoods(reader, states, targets)
+    if loss.signal == "attention_scores":
+        return passage_attention_scores(reader, states, targets)
+    if loss.signal == "losses_without":
+        return leave_one_out_nll(reader, states, targets)
+    temperature = lesson.reader_temperature if loss.has_vocabulary_temperature else 1.0
+    return passage_token_log_probs(reader, states, targets, temperature=temperature)
+
+
+def _attention_stats(
+    lesson: RetrieverLesson,
+    reader: FusionReader,
+    states: EncodedPassages,
+    targets: Targets,
+    signal: Tensor,
+) -> Stats:
+    if not lesson.log_attention:
+        return {}
+    context = states.fused()
+    with record_cross_attention(reader.model) as recorded:
+        reader.decode(context, targets.decoder_input_ids)
+    statistics = attention_statistics(
+        recorded, context.mask, context.passage, targets.mask, passages=states.lengths.shape[1]
+    )
+    # emdr's signal is per token; its sum is the log-likelihood of the whole target.
+    helpful = signal if signal.dim() == 2 else signal.sum(dim=2)
+    return {f"corr/{name}": correlation(helpful, value) for name, value in statistics.items()}
+
+
+def correlation(
+    first: Float[Tensor, "query passage"], second: Float[Tensor, "query passage"]
+) -> Float[Tensor, ""]:
+    """Pearson correlation over all (query, passage) cells; 0 where one of them is constant."""
+    pair = torch.stack([first.flatten().float(), second.flatten().float()])
+    centred = pair - pair.mean(dim=1, keepdim=True)
+    norms = centred.norm(dim=1).prod()
+    return torch.where(norms > 0, centred.prod(dim=0).sum() / norms.clamp_min(1e-30), 0.0)

@@ -1,0 +1,82 @@
+"""What a task decides: how a line of data becomes an example, and how an answer is judged.
+
+`Task` is also the plainest task, `--task base`: a query, a target, nothing else. Others derive
+from it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from gazetteer.data.jsonl import Field
+from gazetteer.metrics.answers import accuracy
+from gazetteer.records import Example
+
+SENTINEL = "<extra_id_0>"
+"""Begins every target and closes every prompt: the form T5 was pre-trained on."""
+
+_SENTINELS = re.compile(r"<extra_id_\d+>")
+
+
+def without_sentinels(text: str) -> str:
+    """The text as a decoded prediction would show it."""
+    return " ".join(_SENTINELS.sub(" ", text).split()) if "<extra_id_" in text else text
+
+
+class Task:
+    """Sequence to sequence: field `query` in, field `target` out."""
+
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("query", "text", required=True),
+        Field("target", "text", required=True),
+    )
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "eval_loss")
+    filters: ClassVar[bool] = False
+
+    def example(
+        self, line: Mapping[str, Any], example_id: int, generator: random.Random
+    ) -> Example | None:
+        """Turn one line of data into an example.
+
+        Args:
+            line: the parsed line; its `fields` were checked.
+            example_id: its place among all examples.
+            generator: the only source of randomness allowed; seeded by run, epoch and example.
+
+        Returns:
+            The example, or None to skip the line (whatever the generator says).
+        """
+        return self._with_common_fields(
+            line,
+            Example(
+                example_id=example_id,
+                query=line["query"],
+                target=line["target"],
+                answers=(line["target"],),
+            ),
+        )
+
+    def forbidden_passage_id(self, example: Example) -> str | None:
+        """Id of the passage retrieval must not return; asked only when `filters` is True."""
+        return None
+
+    def score(self, prediction: str, answers: Sequence[str]) -> dict[str, float]:
+        """Metrics of one prediction, each in 0..1, in the order they are logged.
+
+        Predictions come without sentinels, so answers are compared without them, too.
+        """
+        return {"accuracy": accuracy(prediction, [without_sentinels(a) for a in answers])}
+
+    @staticmethod
+    def _with_common_fields(line: Mapping[str, Any], example: Example) -> Example:
+        """Copy what every task passes through: id, metadata, gold passage."""
+        return replace(
+            example,
+            line_id=line.get("id"),
+            metadata=line.get("metadata"),
+            gold_passage_id=line.get("gold_passage_id"),
+        )

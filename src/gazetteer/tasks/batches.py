@@ -1,0 +1,69 @@
+"""From lines of data to batches: the task's view of a line, tokenised for both models."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from gazetteer.data.examples import ExampleFiles
+from gazetteer.data.queries import QueryTokenizer
+from gazetteer.data.sampling import Draw
+from gazetteer.data.targets import TargetTokenizer
+from gazetteer.records import Batch, Example
+from gazetteer.tasks.base import Task
+
+
+class BatchBuilder:
+    """Builds batches from the lines of one set of files.
+
+    Args:
+        files: the lines.
+        task: what a line means.
+        query_tokenizer: the retriever's; None where nothing is retrieved.
+        target_tokenizer: the reader's; None with `--retrieve_only`.
+        seed: with epoch and line, seeds each example's own randomness.
+        device: where targets go.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: ExampleFiles,
+        task: Task,
+        query_tokenizer: QueryTokenizer | None,
+        target_tokenizer: TargetTokenizer,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.files = files
+        self._task = task
+        self._query_tokenizer = query_tokenizer
+        self._target_tokenizer = target_tokenizer
+        self._seed = seed
+        self._device = device
+
+    def build(self, draws: Sequence[Draw]) -> Batch:
+        """One batch; empty for no draws. What an example draws at random depends on nothing but
+        the seed, the epoch and the line, so it is the same on any number of workers.
+        """
+        examples = tuple(self._example(draw) for draw in draws)
+        queries = [example.query for example in examples]
+        tokenizer = self._query_tokenizer
+        return Batch(
+            examples=examples,
+            query_tokens=tokenizer.encode(queries) if tokenizer else (),
+            targets=self._target_tokenizer.encode(
+                queries, [example.target for example in examples], self._device
+            ),
+            forbidden=tuple(self._task.forbidden_passage_id(e) for e in examples)
+            if self._task.filters
+            else (),
+        )
+
+    def _example(self, draw: Draw) -> Example:
+        generator = random.Random(f"{self._seed} {draw.epoch} {draw.index}")
+        example = self._task.example(self.files.line(draw.index), draw.index, generator)
+        assert example is not None, "lines a task skips are left out when files are opened"
+        return self.files.with_passages(example)

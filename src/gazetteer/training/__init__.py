@@ -1,0 +1,1 @@
+"""Training: the loop, its state, its checkpoints, and the arithmetic of an update."""

@@ -1,0 +1,115 @@
+"""Checkpoints: whole or absent, verified, and unable to execute anything.
+
+A checkpoint is a folder of safetensors and JSON with a manifest of sizes and hashes. It is written
+under another name and renamed by rank 0 after a barrier, so `step-N` is always complete.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gazetteer.distributed.agreement import main_first
+from gazetteer.distributed.collectives import barrier
+from gazetteer.files import MANIFEST, find_damage, replace_json, sync, write_manifest
+from gazetteer.records import Ranks
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"
+OPTIMISER_FILES = ("reader_optimiser.safetensors", "retriever_optimiser.safetensors")
+KEPT_WITH_OPTIMISER = 2
+"""Newest checkpoints that keep optimiser state without `--save_optimizer`: one to resume from, and
+one to fall back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """The `checkpoint/` folder of an experiment.
+
+    Attributes:
+        path: holds `step-N` folders and the relative link `latest`.
+    """
+
+    path: Path
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, oldest first."""
+        names = (p.name for p in self.path.glob("step-*") if (p / MANIFEST).is_file())
+        return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
+
+    def at(self, step: int) -> Path:
+        """Folder of one checkpoint."""
+        return self.path / f"step-{step}"
+
+    def newest_intact(self) -> Path | None:
+        """The newest checkpoint whose files all match their hashes; damaged ones are named."""
+        for step in reversed(self.steps()):
+            damage = find_damage(self.at(step))
+            if damage is None:
+                return self.at(step)
+            logger.warning("%s is damaged (%s); trying the one before", self.at(step), damage)
+        return None
+
+    def save(
+        self, step: int, write: Callable[[Path], None], ranks: Ranks, *, keep_optimisers: bool
+    ) -> Path:
+        """Write one checkpoint.
+
+        Collective: every rank must call this.
+
+        Args:
+            step: names the folder.
+            write: called on every rank with a folder to write into; rank 0 writes what all share.
+            ranks: this process among its peers.
+            keep_optimisers: False drops optimiser state from all but the newest checkpoints.
+        """
+        partial = self.path / f".step-{step}.partial"
+        main_first(lambda: _empty_folder(partial), ranks)
+        write(partial)
+        barrier()
+        main_first(lambda: self._commit(partial, step, keep_optimisers), ranks)
+        return self.at(step)
+
+    def _commit(self, partial: Path, step: int, keep_optimisers: bool) -> None:
+        write_manifest(partial)
+        final = self.at(step)
+        if final.exists():
+            replaced = self.path / f".step-{step}.replaced"
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+            partial.rename(final)
+            shutil.rmtree(replaced)
+        else:
+            partial.rename(final)
+        self._point_latest(final.name)
+        sync(self.path)
+        if not keep_optimisers:
+            for old in self.steps()[:-KEPT_WITH_OPTIMISER]:
+                _drop_optimisers(self.at(old))
+
+    def _point_latest(self, name: str) -> None:
+        temporary = self.path / f".{LATEST}.new"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(name)
+        temporary.replace(self.path / LATEST)
+
+
+def _drop_optimisers(folder: Path) -> None:
+    if any((folder / name).exists() for name in OPTIMISER_FILES):
+        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in OPTIMISER_FILES:
+            document["files"].pop(name, None)
+        # The manifest first: a kill in between leaves files nobody asks for, not a damaged folder.
+        replace_json(folder / MANIFEST, document)
+        for name in OPTIMISER_FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _empty_folder(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)

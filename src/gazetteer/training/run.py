@@ -1,0 +1,237 @@
+"""Options -> a training run: its objects, its state, and how that state is saved."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from gazetteer import build
+from gazetteer.compute import seed_everything
+from gazetteer.data.examples import ExampleFiles
+from gazetteer.distributed.replicas import replicate
+from gazetteer.evaluation.run import Evaluation, build_evaluation
+from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options, save_options
+from gazetteer.reader import save_reader
+from gazetteer.records import Ranks
+from gazetteer.refresh_schedule import RefreshRange, is_refresh_step, parse_refresh_schedule
+from gazetteer.retriever import save_retriever
+from gazetteer.step import TrainingStep
+from gazetteer.tasks.batches import BatchBuilder
+from gazetteer.training.checkpoint import CheckpointFolder
+from gazetteer.training.gradients import LossScale, NonFiniteGuard
+from gazetteer.training.optimiser import MasterWeightAdamW
+from gazetteer.training.plan import StepPlan
+from gazetteer.training.state import Position, TrainState
+
+logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """The objects of a run. What changes is in `state` and in the weights.
+
+    Attributes:
+        options: as resolved.
+        ranks: this process among its peers.
+        folder: of the experiment.
+        plan: which step does what.
+        models: reader and retriever.
+        step: the training step, replicated.
+        retrieving: corpus, index and its keeper; None where nothing is searched.
+        refreshes: when the index is embedded anew.
+        batches: training data.
+        evaluations: one per file of `--eval_data`.
+        state: what a resumed run needs.
+        checkpoints: where it is saved.
+    """
+
+    options: Options
+    ranks: Ranks
+    folder: Path
+    plan: StepPlan
+    models: build.Models
+    step: nn.Module
+    retrieving: build.Retrieving | None
+    refreshes: tuple[RefreshRange, ...]
+    batches: BatchBuilder
+    evaluations: tuple[Evaluation, ...]
+    state: TrainState
+    checkpoints: CheckpointFolder
+
+    def trains_retriever(self, micro_batch: int) -> bool:
+        """Whether the retriever learns from the micro-batch of this (0-based) number."""
+        frozen = self.options.retriever.freeze_retriever_steps
+        return self.options.retriever.train_retriever and micro_batch + 1 > frozen
+
+    def refresh_is_due(self, micro_batch: int) -> bool:
+        """Whether the index is embedded anew before this (0-based) micro-batch."""
+        return micro_batch > 0 and is_refresh_step(
+            self.refreshes,
+            micro_batch,
+            self.options.retriever.train_retriever and self._index_can_age,
+            self.options.retriever.freeze_retriever_steps,
+        )
+
+    @property
+    def _index_can_age(self) -> bool:
+        """A frozen passage tower embeds every passage as it did before."""
+        return not self.options.retriever.query_side_retriever_training
+
+    def save(self) -> None:
+        """Write a checkpoint of the run as it is now.
+
+        Collective: every rank must call this.
+        """
+        step = self.state.position.micro_batches
+        keep = self.options.optimisation.save_optimizer
+        path = self.checkpoints.save(step, self._write, self.ranks, keep_optimisers=keep)
+        logger.info("saved %s", path)
+
+    def _write(self, folder: Path) -> None:
+        keeper = self.retrieving.keeper if self.retrieving else None
+        self.state.position.index_step = keeper.step if keeper else 0
+        self.state.save(folder, self.ranks, keeper.made_by() if keeper else {})
+        if self.ranks.is_main:
+            save_options(self.options, folder / OPTIONS_FILE)
+            save_models(self.models, folder)
+
+
+def save_models(models: build.Models, folder: Path) -> None:
+    """Write both models so that `--model_path folder` and transformers read them."""
+    if models.reader is not None and models.reader_tokenizer is not None:
+        save_reader(models.reader, models.reader_tokenizer, folder / build.READER_FOLDER)
+    if models.retriever is not None and models.retriever_tokenizer is not None:
+        target = folder / build.RETRIEVER_FOLDER
+        save_retriever(models.retriever, models.retriever_tokenizer, target)
+
+
+def build_training(options: Options, ranks: Ranks) -> TrainingRun:
+    """Build everything a training run needs, and bring it to where it left off.
+
+    Collective: every rank must call this.
+
+    Starts from `--model_path` if given (fresh optimisers, step 0); else from the newest intact
+    checkpoint of the experiment; else from the pre-trained models. Data are validated before any
+    model is loaded.
+    """
+    seed_everything(options.experiment.seed + ranks.rank)
+    task = build.build_task(options)
+    folder = build.experiment_folder(options)
+    checkpoints = CheckpointFolder(folder / "checkpoint")
+    files = build.build_examples(options, ranks, options.data.train_data, "--train_data")
+    resumed, start = _starting_point(options, checkpoints)
+    models = build.build_models(options, ranks, start)
+    retrieving = build.build_retrieving(options, ranks, models, task)
+    step = _training_step(options, ranks, models, retrieving, files)
+    state = _state(options, models)
+    evaluations = tuple(
+        build_evaluation(options, ranks, models, retrieving, task, path)
+        for path in options.data.eval_data
+    )
+    run = TrainingRun(
+        options=options,
+        ranks=ranks,
+        folder=folder,
+        plan=_plan(options),
+        models=models,
+        step=replicate(step.to(ranks.device), ranks),
+        retrieving=retrieving,
+        refreshes=parse_refresh_schedule(options.index.refresh_index),
+        batches=build.build_batches(options, ranks, models, files, task),
+        evaluations=evaluations,
+        state=state,
+        checkpoints=checkpoints,
+    )
+    _start(run, start if resumed else None)
+    return run
+
+
+def _starting_point(options: Options, checkpoints: CheckpointFolder) -> tuple[bool, Path | None]:
+    named = build.model_folder(options)
+    if named is not None:
+        return False, named
+    newest = checkpoints.newest_intact()
+    return newest is not None, newest
+
+
+def _start(run: TrainingRun, checkpoint: Path | None) -> None:
+    keeper = run.retrieving.keeper if run.retrieving else None
+    if checkpoint is None:
+        if keeper is not None:
+            keeper.fill()
+        return
+    index_encoder, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
+    position = run.state.position
+    logger.info("resuming from %s at step %d", checkpoint, position.micro_batches)
+    for note in notes + _changed_options(run.options, checkpoint):
+        logger.warning("%s", note)
+    if keeper is not None:
+        keeper.restore(position.index_step, index_encoder)
+
+
+def _changed_options(options: Options, checkpoint: Path) -> list[str]:
+    before, now = options_to_dict(read_options(checkpoint / OPTIONS_FILE)), options_to_dict(options)
+    return [
+        f"--{name} was {before[name]} in the checkpoint, now {value}; the command line wins"
+        for name, value in now.items()
+        if name != "config" and before[name] != value
+    ]
+
+
+def _plan(options: Options) -> StepPlan:
+    return StepPlan(
+        total=options.optimisation.total_steps,
+        accumulation=options.optimisation.accumulation_steps,
+        warmup=options.optimisation.warmup_steps,
+        schedule=options.optimisation.scheduler_steps or options.optimisation.total_steps,
+        log=options.experiment.log_freq,
+        evaluate=options.experiment.eval_freq,
+        save=options.experiment.save_freq,
+    )
+
+
+def _training_step(
+    options: Options,
+    ranks: Ranks,
+    models: build.Models,
+    retrieving: build.Retrieving | None,
+    files: ExampleFiles,
+) -> TrainingStep:
+    passages = retrieving.corpus if retrieving else files.passages
+    assert models.reader is not None
+    return TrainingStep(
+        source=build.build_source(models, retrieving),
+        inputs=build.build_reader_inputs(options, ranks, models, passages),
+        retriever_tokens=retrieving.tokens if retrieving else None,
+        retriever=models.retriever,
+        reader=models.reader,
+        n_context=options.reader.n_context,
+        lesson=build.build_lesson(options),
+    )
+
+
+def _state(options: Options, models: build.Models) -> TrainState:
+    optimisation = options.optimisation
+    trained: list[tuple[nn.Module, float]] = []
+    assert models.reader is not None
+    trained.append((models.reader, optimisation.lr))
+    if options.retriever.train_retriever and models.retriever is not None:
+        trained.append((models.retriever, optimisation.lr_retriever))
+    optimisers = tuple(
+        MasterWeightAdamW(
+            module.named_parameters(),
+            learning_rate=learning_rate,
+            beta2=optimisation.beta2,
+            epsilon=optimisation.epsilon,
+            weight_decay=optimisation.weight_decay,
+        )
+        for module, learning_rate in trained
+    )
+    return TrainState(
+        position=Position(),
+        optimisers=optimisers,
+        guard=NonFiniteGuard(optimisation.max_nonfinite_steps),
+        loss_scale=LossScale.for_dtype(build.reader_dtype(options)),
+    )

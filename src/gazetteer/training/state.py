@@ -1,0 +1,126 @@
+"""Everything a resumed run needs beyond the weights. If it is not here, it is not saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gazetteer.compute import random_state, restore_random_state, seed_everything
+from gazetteer.errors import CheckpointError
+from gazetteer.files import replace_json
+from gazetteer.records import Ranks
+from gazetteer.training.checkpoint import OPTIMISER_FILES
+from gazetteer.training.gradients import LossScale, NonFiniteGuard
+from gazetteer.training.optimiser import MasterWeightAdamW
+
+STATE = "state.json"
+INDEX_ENCODER = "index_encoder.safetensors"
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a run has come. The only mutable numbers of the loop.
+
+    Attributes:
+        micro_batches: done so far, by each rank.
+        examples: drawn so far, by all ranks together.
+        index_step: micro-batch at which the index was embedded.
+    """
+
+    micro_batches: int = 0
+    examples: int = 0
+    index_step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """What is restored so that the next step is the one an uninterrupted run would take.
+
+    Attributes:
+        position: steps and data.
+        optimisers: reader's, then the retriever's if it is trained.
+        guard: counts non-finite steps.
+        loss_scale: of fp16 runs.
+    """
+
+    position: Position
+    optimisers: tuple[MasterWeightAdamW, ...]
+    guard: NonFiniteGuard
+    loss_scale: LossScale
+
+    def save(self, folder: Path, ranks: Ranks, index_encoder: Mapping[str, Tensor]) -> None:
+        """Write this state. Rank 0 writes what all share, every rank its random state.
+
+        Args:
+            folder: of the checkpoint, not yet committed.
+            ranks: this process among its peers.
+            index_encoder: weights behind the index where they differ from the passage tower's.
+        """
+        save_file(random_state(), folder / _random_file(ranks.rank))
+        if not ranks.is_main:
+            return
+        for name, optimiser in zip(OPTIMISER_FILES, self.optimisers, strict=False):
+            save_file({k: v.cpu() for k, v in optimiser.state_tensors().items()}, folder / name)
+        if index_encoder:
+            save_file(dict(index_encoder), folder / INDEX_ENCODER)
+        document = {
+            "position": asdict(self.position),
+            "guard": self.guard.state_numbers(),
+            "loss_scale": self.loss_scale.state_numbers(),
+            "world_size": ranks.world_size,
+        }
+        replace_json(folder / STATE, document)
+
+    def load(self, folder: Path, ranks: Ranks, seed: int) -> tuple[dict[str, Tensor], list[str]]:
+        """Restore in place.
+
+        Args:
+            folder: an intact checkpoint.
+            ranks: this process among its peers.
+            seed: for ranks that did not exist when the checkpoint was written.
+
+        Returns:
+            Weights behind the index (empty: the passage tower's own), and one line for each thing
+            that starts afresh.
+        """
+        document = _read_state(folder / STATE)
+        for name, value in document["position"].items():
+            setattr(self.position, name, int(value))
+        self.guard.load_state_numbers(document["guard"])
+        self.loss_scale.load_state_numbers(document["loss_scale"])
+        notes = self._load_optimisers(folder)
+        if document["world_size"] == ranks.world_size:
+            restore_random_state(load_file(folder / _random_file(ranks.rank)))
+        else:
+            seed_everything(seed + ranks.rank + self.position.micro_batches)
+            notes.append(
+                f"random state: written by {document['world_size']} workers, now "
+                f"{ranks.world_size}; dropout masks differ from an uninterrupted run"
+            )
+        encoder = folder / INDEX_ENCODER
+        return (load_file(encoder) if encoder.is_file() else {}), notes
+
+    def _load_optimisers(self, folder: Path) -> list[str]:
+        notes = []
+        for name, optimiser in zip(OPTIMISER_FILES, self.optimisers, strict=False):
+            if (folder / name).is_file():
+                optimiser.load_state_tensors(load_file(folder / name))
+            else:
+                notes.append(f"{name} is not in the checkpoint: this optimiser starts afresh")
+        return notes
+
+
+def _random_file(rank: int) -> str:
+    return f"random.{rank}.safetensors"
+
+
+def _read_state(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from None

@@ -1,0 +1,206 @@
+"""Atlas's command line, frozen: no flag may disappear or change type, default or choices."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gazetteer.flags import all_flags
+from gazetteer.options import Options, build_parser, options_to_dict, parse_options
+
+ATLAS: dict = json.loads((Path(__file__).parent / "atlas_flags.json").read_text())
+MORE_CHOICES = {"gold_score_mode": ("emdr2",), "faiss_index_type": ("sq",)}
+NEW = {
+    "config", "dry_run", "on_bad_line", "cache_dir", "retriever_pooling", "retriever_normalize",
+    "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
+    "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",
+}  # fmt: skip
+
+
+def actions(program):
+    found = build_parser(program)._actions
+    return {action.dest: action for action in found if action.dest != "help"}
+
+
+def test_there_are_81():
+    assert len(ATLAS) == 81
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ATLAS)
+def test_each_flag_of_atlas_is_as_it_was(program, name):
+    action, expected = actions(program)[name], ATLAS[name]
+    is_switch = isinstance(action, argparse._StoreTrueAction)
+    kind = bool if is_switch else action.type
+    assert action.option_strings == [f"--{name}"]
+    assert not action.required
+    assert kind.__name__ == expected["type"]
+    assert action.default == expected["default"]
+    assert type(action.default) is type(expected["default"])
+    assert action.nargs == expected["nargs"]
+    if expected["choices"] is None:
+        assert action.choices is None
+    else:
+        assert tuple(action.choices) == (*expected["choices"], *MORE_CHOICES.get(name, ()))
+
+
+def test_flags_of_our_own_are_known_and_marked():
+    assert set(actions("train")) - set(ATLAS) == NEW
+    for name, each in all_flags(Options).items():
+        assert each.help.endswith("(new)") == (name in NEW), name
+
+
+def test_switches_of_our_own_are_off_by_default():
+    for name in NEW:
+        assert all_flags(Options)[name].default is not True
+
+
+@pytest.fixture
+def atlas_data(tmp_path, monkeypatch):
+    """The files and folders that the commands of Atlas's README name, in the current folder."""
+    names = [f"atlas_data/data/nq_data/{split}.jsonl" for split in ("train.64-shot", "dev", "test")]
+    names += [
+        f"atlas_data/corpora/wiki/enwiki-dec2018/{part}.jsonl"
+        for part in ("text-list-100-sec", "infobox")
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    experiment = tmp_path / "atlas_data/experiments/my-nq-64-shot-example"
+    for folder in (
+        tmp_path / "atlas_data/models/atlas/large",
+        experiment / "checkpoint/step-30",
+        experiment / "saved_index",
+    ):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+README_TRAIN = """
+    --shuffle --train_retriever --gold_score_mode pdist
+    --use_gradient_checkpoint_reader --use_gradient_checkpoint_retriever --precision fp32
+    --shard_optim --shard_grads --temperature_gold 0.01 --temperature_score 0.01
+    --refresh_index -1 --query_side_retriever_training --target_maxlength 16
+    --reader_model_type google/t5-large-lm-adapt
+    --dropout 0.1 --weight_decay 0.01 --lr 4e-5 --lr_retriever 4e-5 --scheduler linear
+    --text_maxlength 512 --model_path "./atlas_data/models/atlas/large"
+    --train_data "./atlas_data/data/nq_data/train.64-shot.jsonl"
+    --eval_data "./atlas_data/data/nq_data/dev.jsonl"
+    --per_gpu_batch_size 1 --n_context 40 --retriever_n_context 40
+    --name my-nq-64-shot-example --checkpoint_dir ./atlas_data/experiments/
+    --eval_freq 30 --log_freq 4 --total_steps 30 --warmup_steps 5 --save_freq 30
+    --main_port 15500 --write_results --task qa --index_mode flat
+    --passages "./atlas_data/corpora/wiki/enwiki-dec2018/text-list-100-sec.jsonl"
+               "./atlas_data/corpora/wiki/enwiki-dec2018/infobox.jsonl"
+    --save_index_path ./atlas_data/experiments/my-nq-64-shot-example/saved_index
+"""
+
+README_EVALUATE = """
+    --name 'my-nq-64-shot-example-evaluation' --generation_max_length 16
+    --gold_score_mode "pdist" --precision fp32 --reader_model_type google/t5--lm-adapt
+    --text_maxlength 512
+    --model_path ./atlas_data/experiments/my-nq-64-shot-example/checkpoint/step-30
+    --eval_data "./atlas_data/data/nq_data/dev.jsonl ./atlas_data/data/nq_data/test.jsonl"
+    --per_gpu_batch_size 1 --n_context 40 --retriever_n_context 40
+    --checkpoint_dir ./atlas_data/experiments/ --main_port 15500 --index_mode "flat" --task "qa"
+    --load_index_path ./atlas_data/experiments/my-nq-64-shot-example/saved_index
+    --write_results
+"""
+
+RETRIEVE_ONLY = """
+    --name nq-retrieve --generation_max_length 32 --target_maxlength 32 --target_maxlength 16
+    --precision fp32 --text_maxlength 512 --retrieve_only --reader_model_type t5-base
+    --model_path ./atlas_data/models/atlas/large --eval_data ./atlas_data/data/nq_data/test.jsonl
+    --per_gpu_batch_size 8 --n_context 40 --retriever_n_context 40 --main_port -1 --task qa
+    --passages ./atlas_data/corpora/wiki/enwiki-dec2018/infobox.jsonl --write_results
+    --save_index_path ./atlas_data/index
+"""
+
+
+def changed(options):
+    """The flags that differ from their defaults."""
+    defaults = options_to_dict(Options())
+    return {
+        name: value for name, value in options_to_dict(options).items() if value != defaults[name]
+    }
+
+
+def test_the_few_shot_training_command_of_the_readme(atlas_data):
+    options = parse_options(shlex.split(README_TRAIN), program="train")
+    corpus = "./atlas_data/corpora/wiki/enwiki-dec2018"
+    assert changed(options) == {
+        "shuffle": True,
+        "train_retriever": True,
+        "use_gradient_checkpoint_reader": True,
+        "use_gradient_checkpoint_retriever": True,
+        "shard_optim": True,
+        "shard_grads": True,
+        "query_side_retriever_training": True,
+        "target_maxlength": 16,
+        "reader_model_type": "google/t5-large-lm-adapt",
+        "weight_decay": 0.01,
+        "lr": 4e-5,
+        "lr_retriever": 4e-5,
+        "scheduler": "linear",
+        "text_maxlength": 512,
+        "model_path": "./atlas_data/models/atlas/large",
+        "train_data": ["./atlas_data/data/nq_data/train.64-shot.jsonl"],
+        "eval_data": ["./atlas_data/data/nq_data/dev.jsonl"],
+        "n_context": 40,
+        "retriever_n_context": 40,
+        "name": "my-nq-64-shot-example",
+        "checkpoint_dir": "./atlas_data/experiments/",
+        "eval_freq": 30,
+        "log_freq": 4,
+        "total_steps": 30,
+        "warmup_steps": 5,
+        "save_freq": 30,
+        "main_port": 15500,
+        "write_results": True,
+        "task": "qa",
+        "passages": [f"{corpus}/text-list-100-sec.jsonl", f"{corpus}/infobox.jsonl"],
+        "save_index_path": "./atlas_data/experiments/my-nq-64-shot-example/saved_index",
+    }
+    assert options.retriever.gold_score_mode == "ppmean"
+
+
+def test_the_evaluation_command_of_the_readme_with_its_two_slips(atlas_data):
+    options = parse_options(shlex.split(README_EVALUATE), program="evaluate")
+    data = "./atlas_data/data/nq_data"
+    assert options.data.eval_data == [f"{data}/dev.jsonl", f"{data}/test.jsonl"]
+    assert options.reader.reader_model_type == "google/t5--lm-adapt"
+    assert options.experiment.model_path.endswith("checkpoint/step-30")
+    assert options.generation.generation_max_length == 16
+    assert options.index.load_index_path is not None and options.data.passages is None
+
+
+def test_the_retrieve_only_script_takes_the_last_of_a_repeated_flag(atlas_data):
+    options = parse_options(shlex.split(RETRIEVE_ONLY), program="evaluate")
+    assert options.reader.target_maxlength == 16
+    assert options.retriever.retrieve_only
+    assert options.launch.main_port == -1
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "--scheduler cosine --total_steps 5000 --warmup_steps 100 --eval_freq 500 --save_freq 5000"
+        " --refresh_index 0-1000:500,1000-10000:2000 --log_freq 50",
+        "--total_steps 2000 --warmup_steps 50 --refresh_index 100000000000 --temperature_gold 0.1",
+        "--total_steps 100 --warmup_steps 20 --n_context 20 --qa_prompt_format {question}",
+        "--retrieve_with_rerank --n_to_rerank_with_retrieve_with_rerank 100 --refresh_index 1000",
+        "--closed_book --per_gpu_batch_size 2 --text_maxlength 384 --target_maxlength -1",
+    ],
+    ids=["nq full", "mmlu full", "templama", "pretraining", "closed book"],
+)
+def test_settings_of_the_example_scripts_parse(atlas_data, extra):
+    words = shlex.split(README_TRAIN + extra)
+    given = dict(zip(extra.split(), extra.split()[1:], strict=False))
+    values = options_to_dict(parse_options(words, program="train"))
+    for name, value in given.items():
+        if name.startswith("--") and not value.startswith("--"):
+            kind = all_flags(Options)[name[2:]].kind
+            assert "closed_book" in extra or values[name[2:]] == kind(value), name

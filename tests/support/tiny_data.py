@@ -1,0 +1,46 @@
+"""A small made-up world in the formats of the programs: passages and questions about them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.tiny_models import WORDS
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """One JSON object per line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def passages(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Passages of 5 to 20 words; every third has a section."""
+    generator = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = generator.choices(WORDS, k=generator.randint(5, 20))
+        row = {"id": f"p{number}", "title": generator.choice(WORDS), "text": " ".join(words)}
+        if number % 3 == 0:
+            row["section"] = generator.choice(WORDS)
+        rows.append(row)
+    return rows
+
+
+def questions(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Questions with one to three short answers."""
+    generator = random.Random(seed)
+    return [
+        {
+            "id": f"q{number}",
+            "question": "what is the " + " ".join(generator.choices(WORDS, k=4)),
+            "answers": [
+                " ".join(generator.choices(WORDS, k=generator.randint(1, 3)))
+                for _ in range(generator.randint(1, 3))
+            ],
+        }
+        for number in range(count)
+    ]

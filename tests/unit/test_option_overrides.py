@@ -1,0 +1,142 @@
+import pytest
+
+from gazetteer.option_overrides import resolve
+from gazetteer.options import options_from_dict, options_to_dict
+
+
+def resolved(**values):
+    """The flags that `resolve` changed, and its notes."""
+    before = options_from_dict(values)
+    options, notes = resolve(before)
+    old, new = options_to_dict(before), options_to_dict(options)
+    return {name: new[name] for name in new if new[name] != old[name]}, notes
+
+
+def test_defaults_are_left_alone():
+    assert resolved() == ({}, [])
+
+
+def test_resolving_twice_changes_nothing_more():
+    options, _ = resolve(options_from_dict({"closed_book": True, "gold_score_mode": "adist"}))
+    assert resolve(options) == (options, [])
+
+
+def test_closed_book_reads_the_query_alone():
+    changed, notes = resolved(closed_book=True, n_context=40, train_retriever=True)
+    assert changed == {
+        "n_context": 1,
+        "retriever_n_context": 1,
+        "encoder_format": "{query}",
+        "use_file_passages": True,
+        "train_retriever": False,
+    }
+    assert notes == [
+        "closed_book: n_context 40 -> 1",
+        "closed_book: retriever_n_context 5 -> 1",
+        "closed_book: encoder_format {query} title: {title} context: {text} -> {query}",
+        "closed_book: use_file_passages False -> True",
+        "use_file_passages: train_retriever True -> False",
+    ]
+
+
+def test_passages_from_the_file_switch_retriever_training_off():
+    changed, notes = resolved(
+        use_file_passages=True,
+        train_retriever=True,
+        query_side_retriever_training=True,
+        use_gradient_checkpoint_retriever=True,
+    )
+    assert changed == {
+        "train_retriever": False,
+        "query_side_retriever_training": False,
+        "use_gradient_checkpoint_retriever": False,
+    }
+    assert notes == [f"use_file_passages: {name} True -> False" for name in changed]
+
+
+@pytest.mark.parametrize(("paper", "name"), [("pdist", "ppmean"), ("adist", "evalnormsum")])
+def test_names_of_the_paper_are_translated(paper, name):
+    changed, notes = resolved(gold_score_mode=paper)
+    assert changed == {"gold_score_mode": name}
+    assert notes == [f"the same by another name: gold_score_mode {paper} -> {name}"]
+
+
+@pytest.mark.parametrize("mode", ["ppmean", "evalnormsum", "loop", "emdr", "emdr2"])
+def test_other_names_of_losses_stay(mode):
+    assert resolved(gold_score_mode=mode) == ({}, [])
+
+
+def test_a_reader_without_its_owner_gets_it():
+    changed, notes = resolved(reader_model_type="flan-t5-base")
+    assert changed == {"reader_model_type": "google/flan-t5-base"}
+    assert notes == [
+        "the same by another name: reader_model_type flan-t5-base -> google/flan-t5-base"
+    ]
+
+
+def test_quoted_lists_of_files_are_taken_apart(tmp_path):
+    dev, test = str(tmp_path / "dev.jsonl"), str(tmp_path / "test.jsonl")
+    for path in (dev, test):
+        (tmp_path / path).write_text("{}\n")
+    both = f"{dev} {test}"
+    for name in ("train_data", "eval_data", "passages"):
+        changed, notes = resolved(**{name: [both]})
+        assert changed == {name: [dev, test]}
+        assert notes[0] == (f"several files in one argument: {name} {[both]} -> {[dev, test]}")
+
+
+def test_more_read_than_learned_from_is_said():
+    note = (
+        "n_context 40 > retriever_n_context 5: 40 passages are retrieved; the reader reads all,"
+        " the retriever learns from the first 5"
+    )
+    assert resolved(train_retriever=True, n_context=40) == ({}, [note])
+    assert resolved(train_retriever=True, n_context=5) == ({}, [])
+    assert resolved(n_context=40) == ({}, [])
+
+
+@pytest.mark.parametrize("name", ["query_side_retriever_training", "reuse_reader_encodings"])
+def test_retriever_flags_without_retriever_training_are_said_to_do_nothing(name):
+    assert resolved(**{name: True}) == ({}, [f"{name}: no effect without train_retriever"])
+    assert resolved(**{name: True}, train_retriever=True) == ({}, [])
+
+
+def test_query_side_training_keeps_the_passage_tower_of_untied_towers_frozen():
+    _, notes = resolved(
+        untie_retriever=True, query_side_retriever_training=True, train_retriever=True
+    )
+    assert notes == [
+        "untie_retriever: query_side_retriever_training separates the towers already, and keeps"
+        " the passage tower frozen"
+    ]
+
+
+@pytest.mark.parametrize("name", ["shard_optim", "shard_grads"])
+def test_sharding_is_said_not_to_happen_yet(name):
+    changed, (note,) = resolved(**{name: True})
+    assert changed == {}
+    assert note == (
+        "shard_optim, shard_grads: not sharded yet: every worker keeps full state; results are"
+        " the same except that the two optimisers clip separately as in Atlas"
+    )
+
+
+def test_flags_with_another_effect_than_in_atlas_are_said():
+    assert resolved(alpha=0.9)[1] == ["alpha 0.9: no effect, as in Atlas"]
+    assert resolved(scheduler_steps=5000)[1] == ["scheduler_steps 5000: honoured; Atlas ignored it"]
+    assert resolved(target_maxlength=-1) == ({}, ["target_maxlength -1: targets are not cut"])
+
+
+def test_the_number_of_index_files_is_said_not_to_matter_for_loading():
+    note = "save_index_n_shards 64: no effect on loading; a saved index names its files"
+    assert resolved(save_index_n_shards=64, load_index_path="index")[1] == [note]
+    assert resolved(save_index_n_shards=64, save_index_path="index")[1] == []
+    assert resolved(load_index_path="index")[1] == []
+
+
+def test_a_warm_up_longer_than_the_schedule_is_said():
+    note = "warmup_steps 1000 > 30 steps of schedule: the learning rate never reaches its peak"
+    assert resolved(train_data=["a"], total_steps=30)[1] == [note]
+    assert note in resolved(train_data=["a"], scheduler_steps=30)[1]
+    assert resolved(train_data=["a"], total_steps=1000)[1] == []
+    assert resolved(total_steps=30)[1] == []
