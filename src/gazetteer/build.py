@@ -128,7 +128,9 @@ def _reader(
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
     name = str(folder) if folder else options.reader.reader_model_type
     if name is None:
-        raise OptionError("--reader_model_type is needed where there is no checkpoint to start from")
+        raise OptionError(
+            "--reader_model_type is needed where there is no checkpoint to start from"
+        )
     reader, tokenizer = load_reader(
         name,
         dropout=options.optimisation.dropout,

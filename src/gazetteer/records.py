@@ -119,14 +119,14 @@ class Batch:
     Attributes:
         examples: the lines behind it.
         query_tokens: the retriever's ids of each query, unpadded.
-        targets: what the reader should produce.
+        targets: what the reader should produce; None where nothing is read.
         forbidden: for each query the id of a passage it must not see; empty when the task does
             not filter.
     """
 
     examples: tuple[Example, ...]
     query_tokens: TokenLists
-    targets: Targets
+    targets: Targets | None
     forbidden: tuple[str | None, ...] = ()
 
     @property

@@ -46,7 +46,9 @@ def _all_names(mine: list[str]) -> list[str]:
     gathered = gather_bytes(json.dumps(mine).encode())
     union = None
     if gathered is not None:
-        union = json.dumps(sorted({name for part in gathered for name in json.loads(part)})).encode()
+        union = json.dumps(
+            sorted({name for part in gathered for name in json.loads(part)})
+        ).encode()
     return json.loads(broadcast_bytes(union))
 
 

@@ -177,45 +177,30 @@ class TrainingStep(nn.Module):
         wanted = max(self.n_context, lesson.passages) if lesson else self.n_context
         hits = self.source.hits(batch, wanted, clock)
         inputs = self.inputs.of(batch.queries, hits)
-        token_count = all_reduce_mean(batch.targets.mask.sum().float())
+        targets = batch.targets
+        assert targets is not None, "training needs targets"
+        token_count = all_reduce_mean(targets.mask.sum().float())
 
         encoded = self.reader.encode([passages[: self.n_context] for passages in inputs])
-        logits = self.reader.decode(encoded.fused(), batch.targets.decoder_input_ids)
-        loss = reader_loss(logits, batch.targets.labels, token_count=token_count)
+        logits = self.reader.decode(encoded.fused(), targets.decoder_input_ids)
+        loss = reader_loss(logits, targets.labels, token_count=token_count)
         stats: Stats = {"loss/reader_loss": loss.detach()}
         if lesson is not None:
-            lesson_loss, lesson_stats = self._retriever_loss(
-                lesson, batch, hits, inputs, encoded, token_count
+            scores = self._retriever_scores(batch, hits.first(lesson.passages))
+            states = self._states_to_score(lesson, inputs, encoded)
+            signal, lesson_stats = self._signal(lesson, states, targets)
+            lesson_loss = RETRIEVER_LOSSES[lesson.mode](
+                scores,
+                signal,
+                retriever_temperature=lesson.retriever_temperature,
+                reader_temperature=lesson.reader_temperature,
+                target_mask=targets.mask,
+                token_count=token_count,
             )
             loss = loss + lesson_loss
             stats |= {"loss/retriever_loss": lesson_loss.detach(), **lesson_stats}
         stats["loss/train_loss"] = loss.detach()
         return loss, stats | clock.seconds
-
-    def _retriever_loss(
-        self,
-        lesson: RetrieverLesson,
-        batch: Batch,
-        hits: Hits,
-        inputs: list[list[TokenIds]],
-        encoded: EncodedPassages,
-        token_count: Tensor,
-    ) -> tuple[Tensor, Stats]:
-        scores = self._retriever_scores(batch, hits.first(lesson.passages))
-        with torch.no_grad():
-            states = self._states_to_score(lesson, inputs, encoded)
-            with evaluation_mode(self.reader):
-                signal = reader_signal(lesson, self.reader, states, batch.targets)
-                stats = _attention_stats(lesson, self.reader, states, batch.targets, signal)
-        loss = RETRIEVER_LOSSES[lesson.mode](
-            scores,
-            signal,
-            retriever_temperature=lesson.retriever_temperature,
-            reader_temperature=lesson.reader_temperature,
-            target_mask=batch.targets.mask,
-            token_count=token_count,
-        )
-        return loss, stats
 
     def _retriever_scores(self, batch: Batch, hits: Hits) -> Float[Tensor, "query passage"]:
         """Dot products over sqrt(dim), with gradient; a passage hit twice is embedded once."""
@@ -228,6 +213,7 @@ class TrainingStep(nn.Module):
         scores = torch.einsum("qd,qkd->qk", queries.float(), found.float())
         return scores / self.retriever.embedding_dim**0.5
 
+    @torch.no_grad()
     def _states_to_score(
         self, lesson: RetrieverLesson, inputs: list[list[TokenIds]], encoded: EncodedPassages
     ) -> EncodedPassages:
@@ -242,6 +228,14 @@ class TrainingStep(nn.Module):
             return known.followed_by(self.reader.encode(rest)) if any(rest) else known
         with evaluation_mode(self.reader):
             return self.reader.encode([passages[: lesson.passages] for passages in inputs])
+
+    @torch.no_grad()
+    def _signal(
+        self, lesson: RetrieverLesson, states: EncodedPassages, targets: Targets
+    ) -> tuple[Tensor, Stats]:
+        with evaluation_mode(self.reader):
+            signal = reader_signal(lesson, self.reader, states, targets)
+            return signal, _attention_stats(lesson, self.reader, states, targets, signal)
 
 
 def reader_signal(

@@ -32,8 +32,10 @@ def length_buckets(
     for stop in range(1, len(order) + 1):
         is_full = stop - start == max_rows
         # Sorted, so the next text is the longest the bucket would have.
-        if stop == len(order) or is_full or (stop + 1 - start) * lengths[order[stop]] > (
-            max_padded_tokens
+        if (
+            stop == len(order)
+            or is_full
+            or (stop + 1 - start) * lengths[order[stop]] > (max_padded_tokens)
         ):
             buckets.append(order[start:stop])
             start = stop

@@ -77,12 +77,12 @@ def read_lines(
     flag: str,
     on_bad_line: OnBadLine = "error",
     on_skip: Callable[[str], None] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], object] | None = None,
 ) -> Iterator[Line]:
     """Read a file line by line, checking each.
 
-    Lines end with "\\n" alone (text may hold other line separators). Blank lines are passed over;
-    a byte-order mark at the start and "\\r" at line ends are tolerated.
+    Lines end with a line feed alone (text may hold other line separators). Blank lines are passed over;
+    a byte-order mark at the start and carriage returns at line ends are tolerated.
 
     Args:
         path: the file.
@@ -271,5 +271,3 @@ def describe(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
         shown = value if len(value) <= 30 else f"{value[:27]}..."
         return f"the string {json.dumps(shown, ensure_ascii=False)}"
     return "a list" if isinstance(value, list) else "an object"
-
-

@@ -148,13 +148,16 @@ def write_passages(passages: Iterable[Mapping[str, Any]], folder: Path) -> Passa
     partial.mkdir(parents=True)
     try:
         digest, count = hashlib.sha256(), 0
-        with pa.OSFile(str(partial / ARROW_FILE), "wb") as sink, pa.ipc.new_file(
-            sink, SCHEMA
-        ) as writer:
+        with (
+            pa.OSFile(str(partial / ARROW_FILE), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+        ):
             for chunk in _chunks(map(_columns, passages), BATCH_ROWS):
                 for row in chunk:
                     digest.update(json.dumps(row, ensure_ascii=False).encode())
-                arrays = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
+                arrays = [
+                    pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)
+                ]
                 writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
                 count += len(chunk)
         sync(partial / ARROW_FILE)
@@ -231,7 +234,7 @@ def cached_passage_store(
                 flag="--passages",
                 on_bad_line=on_bad_line,
                 on_skip=skipped.append,
-                on_bytes=bar.update,
+                on_bytes=lambda size: bar.update(size),
             )
         )
         wanted = lines if max_passages < 0 else islice(lines, max_passages)
@@ -249,7 +252,7 @@ def _source_key(sources: Sequence[Path], max_passages: int, on_bad_line: str) ->
     parts: list[Any] = [FORMAT_VERSION, max_passages, on_bad_line]
     for path in sources:
         try:
-            status = os.stat(path)
+            status = path.stat()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror} (--passages)") from None
         parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import repeat
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -53,7 +53,7 @@ class TargetTokenizer:
         prompts = self._prompts(queries)
         texts = [self._wrapped(target) for target in targets]
         wanted = [self._truncated(ids) for ids in self._ids(texts)]
-        full = [list(prompt) + ids for prompt, ids in zip_longest(prompts, wanted, fillvalue=())]
+        full = [[*prompt, *ids] for prompt, ids in zip(prompts or repeat(()), wanted, strict=False)]
         width = max((len(ids) for ids in full), default=0)
         labels = torch.full((len(full), width), IGNORED)
         inputs = torch.full((len(full), width), self._pad)
@@ -68,7 +68,7 @@ class TargetTokenizer:
     @property
     def _pad(self) -> int:
         pad = self._tokenizer.pad_token_id
-        return 0 if pad is None else int(pad)
+        return pad if isinstance(pad, int) else 0
 
     def _prompts(self, queries: Sequence[str]) -> list[tuple[int, ...]]:
         if self._prompt_format is None:

@@ -3,6 +3,9 @@
 `plan_launch` reads the environment and decides; `process_group` carries it out.
 """
 
+# torch documents its stores but does not export them.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import os
@@ -230,5 +233,5 @@ def _meet(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
 
 
 def _agent_has_store() -> bool:
-    """torchrun keeps the store in its own process and says so."""
+    """Whether the store lives in torchrun's own process, as it says in the environment."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

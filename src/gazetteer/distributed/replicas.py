@@ -38,5 +38,3 @@ def without_averaging(module: nn.Module, wanted: bool) -> AbstractContextManager
     if wanted and isinstance(module, DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
-
-

@@ -121,15 +121,15 @@ class Evaluator:
             return found, []
         return found, self._read(self.reading, batch, hits, totals)
 
-    def _read(
-        self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals
-    ) -> list[str]:
+    def _read(self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals) -> list[str]:
         """One encoder pass serves the loss and the generated answers."""
+        targets = batch.targets
+        assert targets is not None, "reading needs targets"
         with evaluation_mode(reading.reader):
             context = reading.reader.encode(reading.inputs.of(batch.queries, hits)).fused()
-            logits = reading.reader.decode(context, batch.targets.decoder_input_ids)
-            totals.add({"eval_loss": float(reader_loss(logits, batch.targets.labels))})
-            ids = generate(reading.reader, context, reading.generation, batch.targets.prompts)
+            logits = reading.reader.decode(context, targets.decoder_input_ids)
+            totals.add({"eval_loss": float(reader_loss(logits, targets.labels))})
+            ids = generate(reading.reader, context, reading.generation, targets.prompts)
         predictions = decode_answers(reading.tokenizer, ids)
         for example, prediction in zip(batch.examples, predictions, strict=True):
             if example.answers:

@@ -81,5 +81,5 @@ class ResultsFile:
         gathered = gather_bytes(json.dumps(numbered).encode())
         if gathered is not None:
             assert self._file is not None
-            lines = sorted((line for part in gathered for line in json.loads(part)))
+            lines = sorted(line for part in gathered for line in json.loads(part))
             self._file.write("".join(f"{text}\n" for _, text in lines))

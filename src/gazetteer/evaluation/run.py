@@ -10,7 +10,6 @@ from gazetteer import build
 from gazetteer.compute import seed_everything, use_fast_float32_matmul
 from gazetteer.data.passages import PassageStore
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
-from gazetteer.files import require_intact
 from gazetteer.options import Options
 from gazetteer.records import Ranks
 from gazetteer.reporting import Reporter, start_experiment
@@ -127,7 +126,5 @@ def evaluate(options: Options, ranks: Ranks) -> int:
     if retrieving is not None:
         retrieving.keeper.fill()
     with Reporter(folder, ranks) as reporter:
-        evaluate_all(
-            evaluations, folder, 0, reporter, write_results=options.data.write_results
-        )
+        evaluate_all(evaluations, folder, 0, reporter, write_results=options.data.write_results)
     return 0

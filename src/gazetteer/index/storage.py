@@ -196,7 +196,7 @@ def _parse_manifest(document: dict[str, Any]) -> Manifest:
 
 
 def identity_mismatches(found: IndexIdentity, expected: IndexIdentity) -> list[str]:
-    """Each way in which a saved index differs from the model and corpus in use, both values named."""
+    """Each way in which a saved index differs from model and corpus in use, both values named."""
     pairs = [("corpus", found.corpus, expected.corpus)]
     pairs += [
         (f"encoder {name}", value, getattr(expected.encoder, name))

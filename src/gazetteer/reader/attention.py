@@ -43,9 +43,11 @@ def record_cross_attention(model: T5ForConditionalGeneration) -> Iterator[CrossA
     previous = config._attn_implementation
     with ExitStack() as hooks:
         for block in model.decoder.block:
-            attention = block.layer[1].EncDecAttention
+            attention = block.get_submodule("layer.1.EncDecAttention")
             hooks.callback(attention.register_forward_hook(_keep_weights(recorded)).remove)
-            hooks.callback(attention.v.register_forward_hook(_keep_values(recorded)).remove)
+            hooks.callback(
+                attention.get_submodule("v").register_forward_hook(_keep_values(recorded)).remove
+            )
         config._attn_implementation = "eager"
         try:
             yield recorded

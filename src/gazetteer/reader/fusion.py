@@ -143,7 +143,7 @@ class FusionReader(nn.Module):
         return EncodedPassages(states, starts.reshape(lengths.shape), lengths)
 
     def _encode_bucket(self, token_lists: Sequence[TokenIds]) -> Float[Tensor, "token dim"]:
-        ids, mask = pad_bucket(token_lists, self.model.config.pad_token_id)
+        ids, mask = pad_bucket(token_lists, self.model.config.pad_token_id or 0)
         # On the host: on a GPU, asking which tokens are real would wait for the device.
         real = mask.view(-1).nonzero().squeeze(1)
         ids, mask, real = (t.to(self.device, non_blocking=True) for t in (ids, mask, real))

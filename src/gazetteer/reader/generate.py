@@ -42,7 +42,7 @@ def generate(
         Token ids of each answer without start token and prompt; special tokens are kept.
     """
     config = reader.model.config
-    generated = reader.model.generate(
+    generated = reader.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
         encoder_outputs=BaseModelOutput(last_hidden_state=context.states),  # type: ignore[arg-type]
         attention_mask=context.mask.long(),
         generation_config=GenerationConfig(
@@ -77,4 +77,7 @@ def _force(
 
 def decode_answers(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
     """Texts of generated ids, special tokens (sentinels among them) removed."""
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return [
+        text.strip()
+        for text in tokenizer.batch_decode(list(map(list, ids)), skip_special_tokens=True)
+    ]

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+)
 
 from gazetteer.errors import CheckpointError
 from gazetteer.reader.fusion import FusionReader
@@ -18,7 +23,9 @@ from gazetteer.reader.fusion import FusionReader
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-HUB_NAMES = {f"t5-{size}": f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")}
+HUB_NAMES = {
+    f"t5-{size}": f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")
+}
 """The original T5 names as Atlas spells them, and where the hub keeps them now."""
 
 
@@ -45,7 +52,8 @@ def load_reader(
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
-    return FusionReader(model.to(DTYPES[precision]), max_padded_tokens=max_padded_tokens), tokenizer
+    reader = FusionReader(model, max_padded_tokens=max_padded_tokens)
+    return reader.to(DTYPES[precision]), tokenizer
 
 
 def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -54,12 +62,12 @@ def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder
     tokenizer.save_pretrained(folder)
 
 
-def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
     """Recompute activations in the backward pass; acts in training mode only.
 
     transformers 5.23 renamed the method and warns about the old name; older ones know no other.
     """
     enable = getattr(model, "activation_checkpointing_enable", None)
     if enable is None:
-        enable = model.gradient_checkpointing_enable  # type: ignore[operator]
+        enable = model.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
 from gazetteer.records import TokenIds
@@ -49,7 +50,7 @@ class TextEncoder(nn.Module):
         normalize: scale embeddings to length 1.
     """
 
-    def __init__(self, model: nn.Module, *, pooling: Pooling, normalize: bool) -> None:
+    def __init__(self, model: PreTrainedModel, *, pooling: Pooling, normalize: bool) -> None:
         super().__init__()
         self.model = model
         self.pooling: Pooling = pooling
@@ -113,6 +114,8 @@ def embed(
     for bucket in buckets:
         ids, mask = pad_bucket([token_lists[i] for i in bucket], pad_id)
         device = encoder.device
-        pieces.append(encoder(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)))
+        pieces.append(
+            encoder(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True))
+        )
     order = np.argsort(np.concatenate(buckets), kind="stable")
     return torch.cat(pieces).index_select(0, torch.from_numpy(order).to(encoder.device))

@@ -11,7 +11,7 @@ from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.sampling import Draw
 from gazetteer.data.targets import TargetTokenizer
-from gazetteer.records import Batch, Example
+from gazetteer.records import Batch, Example, Targets
 from gazetteer.tasks.base import Task
 
 
@@ -33,7 +33,7 @@ class BatchBuilder:
         files: ExampleFiles,
         task: Task,
         query_tokenizer: QueryTokenizer | None,
-        target_tokenizer: TargetTokenizer,
+        target_tokenizer: TargetTokenizer | None,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -45,8 +45,10 @@ class BatchBuilder:
         self._device = device
 
     def build(self, draws: Sequence[Draw]) -> Batch:
-        """One batch; empty for no draws. What an example draws at random depends on nothing but
-        the seed, the epoch and the line, so it is the same on any number of workers.
+        """One batch; empty for no draws.
+
+        What an example draws at random depends on nothing but the seed, the epoch and the line,
+        so it is the same on any number of workers.
         """
         examples = tuple(self._example(draw) for draw in draws)
         queries = [example.query for example in examples]
@@ -54,13 +56,17 @@ class BatchBuilder:
         return Batch(
             examples=examples,
             query_tokens=tokenizer.encode(queries) if tokenizer else (),
-            targets=self._target_tokenizer.encode(
-                queries, [example.target for example in examples], self._device
-            ),
+            targets=self._targets(queries, examples),
             forbidden=tuple(self._task.forbidden_passage_id(e) for e in examples)
             if self._task.filters
             else (),
         )
+
+    def _targets(self, queries: list[str], examples: Sequence[Example]) -> Targets | None:
+        if self._target_tokenizer is None:
+            return None
+        texts = [example.target for example in examples]
+        return self._target_tokenizer.encode(queries, texts, self._device)
 
     def _example(self, draw: Draw) -> Example:
         generator = random.Random(f"{self._seed} {draw.epoch} {draw.index}")

@@ -67,7 +67,9 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
             if stop.requested(run.ranks):
                 if saved_at != after:
                     run.save()
-                logger.warning("stopped by a signal at step %d; run the same command to go on", after)
+                logger.warning(
+                    "stopped by a signal at step %d; run the same command to go on", after
+                )
                 return TRY_AGAIN
     if saved_at != position.micro_batches:
         run.save()

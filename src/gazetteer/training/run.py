@@ -28,6 +28,7 @@ from gazetteer.training.state import Position, TrainState
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """The objects of a run. What changes is in `state` and in the weights.

@@ -1,0 +1,39 @@
+# Four words: demo, test, check, bench. Each works on a fresh machine; the environment is made first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHONUNBUFFERED = 1
+
+.PHONY: install demo test check bench docs
+
+install: $(VENV)/.installed
+
+# torch first and pinned: asked for by a range, some indexes would bring gigabytes of GPU packages.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -e '.[demo,dev]'
+	touch $@
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash example_scripts/factbook/demo.sh demo_output
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/pip install --quiet -e '.[cpu]'
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.search
+
+docs: install
+	$(BIN)/python -m gazetteer.flags_page > docs/flags.md
