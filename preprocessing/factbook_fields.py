@@ -17,7 +17,6 @@ TITLES = (
 )
 PERSON = rf"^(?P<answer>(?:(?:{TITLES}) )*(?P<short>[^;,(:]+?)) \((?:since|born|represented)"
 UP_TO_NOTE = r"^(?P<answer>[^;(]+?)\s*(?:$|[;(]|note\b)"
-QUANTITY = r"^(?:total: )?(?P<answer>-?[\d.,]+(?: (?:trillion|billion|million))?(?: ?(?:sq km|km|m|years|%))?)(?= |$|;)"
 DATE = r"^(?P<answer>\d{1,2} [A-Z][a-z]+ \d{4})\b"
 
 
@@ -351,7 +350,7 @@ FIELDS = (
     QuestionField(
         "national holiday",
         ("Government", "National holiday"),
-        r"^(?P<answer>(?P<short>[^;(,]+), \d{1,2} [A-Z][a-z]+)\b",
+        r"^(?P<answer>[^;(,]+, \d{1,2} [A-Z][a-z]+)\b",
         (
             "what is the national holiday of {country}?",
             "which day of the year does {country} celebrate?",

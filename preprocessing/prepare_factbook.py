@@ -19,8 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from factbook_fields import FIELDS, QuestionField  # noqa: E402 - a program beside this one
+from factbook_fields import FIELDS, QuestionField
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -108,7 +107,7 @@ def value_at(tree: Mapping[str, Any], path: Sequence[str]) -> str:
 def country_name(tree: Mapping[str, Any]) -> str:
     """The short name, or the long one where the Factbook gives no short one; "" if neither."""
     for path in NAMES:
-        name = re.sub(r" \(.*\)$", "", value_at(tree, path))
+        name = re.sub(r" \((?:\S+ ){2,}\S+\)$", "", value_at(tree, path))
         if name and name.lower() != "none" and len(name.split()) <= 8:
             return name
     return ""

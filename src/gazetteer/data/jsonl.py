@@ -7,10 +7,12 @@ and the flag that named the file.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from gazetteer.errors import DataError
 
@@ -22,6 +24,9 @@ EXPECTED: dict[Kind, str] = {
     "texts": "a list of strings, not empty",
     "passages": "a list of objects with string fields 'title' and 'text'",
 }
+MAX_DEPTH = 100
+"""Levels of nesting: far beyond any data, far below where Python's own recursion ends."""
+TOO_DEEP = f"found JSON nested too deeply, expected at most {MAX_DEPTH} levels"
 UTF8_MARK = b"\xef\xbb\xbf"
 OTHER_FORMATS = {
     b"\x1f\x8b": "gzip",
@@ -81,8 +86,8 @@ def read_lines(
 ) -> Iterator[Line]:
     """Read a file line by line, checking each.
 
-    Lines end with a line feed alone (text may hold other line separators). Blank lines are passed over;
-    a byte-order mark at the start and carriage returns at line ends are tolerated.
+    Lines end with a line feed alone (text may hold other line separators). Blank lines are passed
+    over; a byte-order mark at the start and carriage returns at line ends are tolerated.
 
     Args:
         path: the file.
@@ -123,17 +128,19 @@ def parse_line(raw: bytes, *, is_first: bool = False) -> dict[str, Any] | None:
     """One line of bytes as an object; None for a blank line.
 
     Raises:
-        BadLineError: it is not one JSON object in UTF-8 with unique keys and finite numbers.
+        BadLineError: it is not one JSON object in UTF-8 with unique keys, finite numbers and at
+            most `MAX_DEPTH` levels.
     """
     if is_first:
         _refuse_other_formats(raw)
         raw = raw.removeprefix(UTF8_MARK)
-    if not raw.strip():
+    if not raw or raw.isspace():
         return None
-    value = _parse_json(_decode(raw))
+    value = _parse_json(raw, _DECODER)
     if not isinstance(value, dict):
         raise BadLineError(f"found {describe(value)}, expected a JSON object")
-    if b"\\u" in raw:
+    _refuse_repeated_keys(raw, value)
+    if b"\\" in raw and b"\\u" in raw:
         _check_strings(value, "")
     return value
 
@@ -144,28 +151,46 @@ def _refuse_other_formats(raw: bytes) -> None:
             raise BadLineError(f"found {name}, expected plain jsonl in UTF-8")
 
 
-def _decode(raw: bytes) -> str:
-    if b"\0" in raw:
-        raise BadLineError("found a NUL byte, expected text in UTF-8")
+def _parse_json(raw: bytes, decoder: json.JSONDecoder) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
-        raise BadLineError(f"found {found}, expected text in UTF-8") from None
-
-
-def _parse_json(text: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise BadLineError(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise BadLineError("found JSON nested too deeply, expected a flat object") from None
+        return decoder.decode(raw.decode("utf-8"))
     except BadLineError:
         raise
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        raise BadLineError(f"found {found}, expected text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        if b"\0" in raw:
+            raise BadLineError("found a NUL byte, expected text in UTF-8") from None
+        raise BadLineError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise BadLineError(TOO_DEEP) from None
+    except ValueError:
         # Python refuses to read integers of more than 4,300 digits.
-        raise BadLineError(f"found a number that is too long ({error})") from None
+        raise BadLineError("found an integer of thousands of digits, expected a number") from None
+
+
+def _refuse_repeated_keys(raw: bytes, value: dict[str, Any]) -> None:
+    """Raise where a key occurs twice in an object: the parser keeps the last and says nothing.
+
+    Every key has a colon after its closing quote, so where there are no more of these than keys
+    that were kept, none was lost. Only the few other lines are parsed again, with care.
+    """
+    keys = _count_keys(value, 1)
+    if raw.count(b":") != keys and len(_KEY_END.findall(raw)) != keys:
+        _parse_json(raw, _CAREFUL_DECODER)
+
+
+def _count_keys(value: dict[str, Any] | list[Any], depth: int) -> int:
+    """Keys of all objects in here."""
+    if depth > MAX_DEPTH:
+        raise BadLineError(TOO_DEEP)
+    is_object = isinstance(value, dict)
+    count = len(value) if is_object else 0
+    for member in value.values() if is_object else value:
+        if isinstance(member, _CONTAINERS):
+            count += _count_keys(member, depth + 1)
+    return count
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,12 +198,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise BadLineError(f"field '{twice}': found it twice, expected each field once")
+        raise BadLineError(f"field '{_shown(twice)}': found it twice, expected each field once")
     return value
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise BadLineError(f"found {name}, expected only finite numbers")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise BadLineError(f"found {text[:20]}, expected only finite numbers")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+_CAREFUL_DECODER = json.JSONDecoder(
+    parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
+)
+# Named, because `dict | list` would be built anew for every member.
+_CONTAINERS = (dict, list)
+_KEY_END = re.compile(rb'"[ \t\r\n]*:')
 
 
 def _check_strings(value: Any, name: str) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -192,12 +229,12 @@ def _check_strings(value: Any, name: str) -> None:  # noqa: ANN401 - whatever JS
             _check_strings(member, name)
     elif isinstance(value, str):
         if "\0" in value:
-            raise BadLineError(f"field '{name}': found a NUL character, expected text")
+            raise BadLineError(f"field '{_shown(name)}': found a NUL character, expected text")
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
             raise BadLineError(
-                f"field '{name}': found half a surrogate pair, expected text"
+                f"field '{_shown(name)}': found half a surrogate pair, expected text"
             ) from None
 
 
@@ -268,6 +305,11 @@ def describe(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
     if isinstance(value, int | float):
         return f"the number {str(value)[:20]}"
     if isinstance(value, str):
-        shown = value if len(value) <= 30 else f"{value[:27]}..."
-        return f"the string {json.dumps(shown, ensure_ascii=False)}"
+        return f'the string "{_shown(value)}"'
     return "a list" if isinstance(value, list) else "an object"
+
+
+def _shown(text: str) -> str:
+    """Text for an error message: short, and without anything that would break its line."""
+    short = text if len(text) <= 30 else f"{text[:27]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
