@@ -20,6 +20,10 @@ UP_TO_NOTE = r"^(?P<answer>[^;(]+?)\s*(?:$|[;(]|note\b)"
 DATE = r"^(?P<answer>\d{1,2} [A-Z][a-z]+ \d{4})\b"
 
 
+NO_ANSWER = re.compile(r"(?:none|NA|no official symbol)$|(?:and|of|Council) ")
+"""What looks like an answer and is none: an empty value, or the rest of a title."""
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionField:
     """One field that questions are made from.
@@ -43,7 +47,8 @@ class QuestionField:
         if found is None:
             return ()
         forms = [found["answer"], found.groupdict().get("short")]
-        return tuple(dict.fromkeys(form.strip(' "') for form in forms if form and form.strip(' "')))
+        cleaned = [form.strip(' "') for form in forms if form]
+        return tuple(dict.fromkeys(form for form in cleaned if form and not NO_ANSWER.match(form)))
 
 
 FIELDS = (

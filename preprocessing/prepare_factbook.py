@@ -36,6 +36,9 @@ SECTIONS = (
 """Sections that become passages. The others hold long prose or say again what stands here, and
 would double the time that embedding takes."""
 
+MAX_LINE_WORDS = 40
+"""Longer lines are prose; no question is asked about them, and they are left out as well."""
+
 NAMES = (
     ("Government", "Country name", "conventional short form"),
     ("Government", "Country name", "conventional long form"),
@@ -174,7 +177,8 @@ def passages_of(country: Country, max_words: int) -> list[Passage]:
     """Every passage of a country: windows of whole lines, within one section."""
     passages = []
     for section in SECTIONS:
-        groups = pack(leaf_lines(country.tree.get(section, {})), max_words)
+        lines = leaf_lines(country.tree.get(section, {}))
+        groups = pack((x for x in lines if len(str(x).split()) <= MAX_LINE_WORDS), max_words)
         slug = section.lower().replace(" ", "-")
         for number, group in enumerate(groups):
             text = "\n".join(map(str, group))
@@ -244,7 +248,7 @@ def _hash_share(text: str) -> float:
 
 
 def write_jsonl(path: Path, records: Iterable[Passage | Question]) -> None:
-    """One JSON object per line, UTF-8, `\\n` only."""
+    """One JSON object per line, in UTF-8, with plain line feeds."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
@@ -305,9 +309,9 @@ def summary(book: Factbook) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output_directory", type=Path, required=True)
-    parser.add_argument("--max_words", type=int, default=100, help="longest passage")
+    parser.add_argument("--max_words", type=int, default=80, help="longest passage")
     parser.add_argument("--seed", type=int, default=0, help="decides the split by country")
     options = parser.parse_args(arguments)
     if options.max_words < 1:

@@ -14,12 +14,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.examples import ExampleFiles
-from gazetteer.data.passages import PassageStore, cached_passage_store
+from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens
-from gazetteer.distributed.agreement import main_first
+from gazetteer.data_files import RunData, shows_progress
+from gazetteer.distributed.agreement import build_main_first
 from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
 from gazetteer.index import ShardedIndex
@@ -32,7 +33,6 @@ from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.selection import Selector
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
-from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
 
@@ -93,15 +93,6 @@ def model_folder(options: Options) -> Path | None:
     folder = Path(options.experiment.model_path).resolve()
     require_intact(folder)
     return folder
-
-
-def build_task(options: Options) -> Task:
-    """The task, with the flags it listens to."""
-    name = options.task.task
-    assert name is not None, "option rules require a task"
-    if name == "qa":
-        return TASKS["qa"](options.task.qa_prompt_format)
-    return TASKS[name]()
 
 
 def build_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:
@@ -171,47 +162,22 @@ def _retriever(
     return retriever.to(ranks.device), tokenizer
 
 
-def build_corpus(options: Options, ranks: Ranks) -> PassageStore:
-    """Open the passages: those of `--passages`, else those a saved index brings along."""
-    saved = options.index.load_index_path
-    if not options.data.passages:
-        assert saved is not None, "option rules require --passages or --load_index_path"
-        return PassageStore(Path(saved) / PASSAGES_FOLDER)
-    sources = [Path(path) for path in options.data.passages]
-
-    def build() -> PassageStore:
-        return cached_passage_store(
-            sources,
-            options.data.cache_folder,
-            max_passages=options.data.max_passages,
-            on_bad_line=options.data.on_bad_line,
-            show_progress=not options.experiment.no_progress,
-        )
-
-    main_first(build, ranks, per_node=True)
-    return build()
-
-
-PASSAGES_FOLDER = "passages"
-"""Inside a saved index: the text of its rows, so that it can be searched without its sources."""
-
-
 def retriever_max_tokens(options: Options) -> int:
     """Tokens the retriever sees of a query or passage."""
     return min(options.reader.text_maxlength, RETRIEVER_MAX_TOKENS)
 
 
 def build_retrieving(
-    options: Options, ranks: Ranks, models: Models, task: Task
+    options: Options, ranks: Ranks, models: Models, data: RunData
 ) -> Retrieving | None:
-    """Corpus, its tokens, an index still empty, and who fills it; None where nothing is searched.
+    """Tokens of the corpus, an index still empty, and who fills it; None where nothing is searched.
 
     Collective: every rank must call this.
     """
-    if models.retriever is None:
+    corpus = data.corpus
+    if models.retriever is None or corpus is None:
         return None
     assert models.retriever_tokenizer is not None
-    corpus = build_corpus(options, ranks)
     tokens = build_passage_tokens(
         options,
         ranks,
@@ -235,7 +201,9 @@ def build_retrieving(
         index=index,
         corpus=corpus,
         passage_tokens=tokens,
-        over_retrieval=options.retriever.filtering_overretrieve_ratio if task.filters else None,
+        over_retrieval=options.retriever.filtering_overretrieve_ratio
+        if data.task.filters
+        else None,
         candidates=options.retriever.n_to_rerank_with_retrieve_with_rerank
         if options.retriever.retrieve_with_rerank
         else None,
@@ -276,8 +244,7 @@ def build_passage_tokens(
             show_progress=shows_progress(options, ranks),
         )
 
-    main_first(build, ranks, per_node=True)
-    return build()
+    return build_main_first(build, ranks)
 
 
 def build_source(models: Models, retrieving: Retrieving | None) -> PassageSource:
@@ -329,29 +296,6 @@ def build_lesson(options: Options) -> RetrieverLesson | None:
     )
 
 
-def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> ExampleFiles:
-    """Open and validate data files; a bad line is one error, the same on every rank.
-
-    Collective: every rank must call this.
-    """
-    task = build_task(options)
-
-    def build() -> ExampleFiles:
-        return ExampleFiles.open(
-            [Path(path) for path in paths],
-            task.fields,
-            flag=flag,
-            on_bad_line=options.data.on_bad_line,
-            passages_folder=options.data.cache_folder
-            if options.data.use_file_passages and not options.data.closed_book
-            else None,
-            show_progress=shows_progress(options, ranks),
-        )
-
-    main_first(build, ranks, per_node=True)
-    return build()
-
-
 def build_batches(
     options: Options, ranks: Ranks, models: Models, files: ExampleFiles, task: Task
 ) -> BatchBuilder:
@@ -390,11 +334,6 @@ def build_generation(options: Options) -> GenerationSettings:
         num_beams=options.generation.generation_num_beams,
         length_penalty=options.generation.generation_length_penalty,
     )
-
-
-def shows_progress(options: Options, ranks: Ranks) -> bool:
-    """Whether this rank draws progress bars."""
-    return ranks.is_main and not options.experiment.no_progress
 
 
 def reader_dtype(options: Options) -> torch.dtype:

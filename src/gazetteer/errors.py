@@ -5,9 +5,15 @@ Mistakes of our own stay `AssertionError` or `ValueError` and keep their traceba
 
 
 class GazetteerError(Exception):
-    """A user-facing error: the message is the whole story, no traceback needed."""
+    """A user-facing error: the message is the whole story, no traceback needed.
+
+    Attributes:
+        exit_code: of the process.
+        is_shared: every rank raises this very error, so that one report is enough.
+    """
 
     exit_code = 2
+    is_shared = False
 
 
 class OptionError(GazetteerError):

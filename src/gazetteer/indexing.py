@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gazetteer.data.passages import PassageStore
+from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore, copy_passages
 from gazetteer.data.tokens import PassageTokens
+from gazetteer.distributed.agreement import main_first
 from gazetteer.errors import IndexFileError
 from gazetteer.index import (
     EncoderIdentity,
@@ -152,6 +153,9 @@ class IndexKeeper:
                 files=self._files.files,
                 ranks=self._ranks,
             )
+            # With its passages beside it, the folder is all that --load_index_path needs.
+            passages = self._files.save_folder / PASSAGES_FOLDER
+            main_first(lambda: copy_passages(self._corpus, passages), self._ranks)
 
     def made_by(self) -> Mapping[str, Tensor]:
         """Weights that embedded the index, when they are not those of the passage tower now.

@@ -7,6 +7,7 @@ import logging
 import resource
 import sys
 from collections.abc import Mapping
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
 
@@ -19,18 +20,21 @@ from gazetteer.records import Ranks
 
 LINE_FORMAT = "[%(asctime)s] {%(filename)s:%(lineno)d} %(levelname)s - %(message)s"
 DATE_FORMAT = "%m/%d/%Y %H:%M:%S"
+EARLY_LINES = 1_000
+"""Lines kept for run.log until there is a folder for it."""
 logger = logging.getLogger(__name__)
 
 
-def start_log(folder: Path, ranks: Ranks) -> None:
-    """Log to stdout and, on rank 0, to `folder/run.log`; other ranks log warnings only.
+def start_log(ranks: Ranks) -> None:
+    """Log to stdout; ranks other than 0 log warnings only.
 
-    Lines have Atlas's shape. A resumed run appends.
+    Lines have Atlas's shape. Rank 0 keeps them for run.log, too: nothing is written before
+    `start_experiment`, when data have been checked.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if ranks.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / "run.log", encoding="utf-8"))
+        never = logging.CRITICAL + 1
+        handlers.append(MemoryHandler(EARLY_LINES, flushLevel=never, flushOnClose=False))
     logging.basicConfig(
         level=logging.INFO if ranks.is_main else logging.WARNING,
         format=LINE_FORMAT,
@@ -45,14 +49,30 @@ def start_log(folder: Path, ranks: Ranks) -> None:
 
 
 def start_experiment(folder: Path, options: Options, ranks: Ranks) -> Path:
-    """Create the experiment's folder, start its log, write its options and what they imply."""
-    start_log(folder, ranks)
+    """Create the experiment's folder, log to it, write its options and what they imply.
+
+    A resumed run appends to run.log.
+    """
     if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _log_to(folder / "run.log")
         (folder / "opt.log").write_text(options_log(options), encoding="utf-8")
         save_options(options, folder / OPTIONS_FILE)
         for note in options.notes:
             logger.info("%s", note)
     return folder
+
+
+def _log_to(path: Path) -> None:
+    """Write the lines kept so far to a file, and all that follow."""
+    root = logging.getLogger()
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter(LINE_FORMAT, DATE_FORMAT))
+    for early in [h for h in root.handlers if isinstance(h, MemoryHandler)]:
+        early.setTarget(file)
+        early.flush()
+        root.removeHandler(early)
+    root.addHandler(file)
 
 
 class Reporter:

@@ -7,7 +7,6 @@ that they are tokenised once and read by row, as searched ones are.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from gazetteer.data.jsonl import Field, Line, OnBadLine, parse_line, read_lines
-from gazetteer.data.passages import PassageStore, write_passages
+from gazetteer.data.jsonl import (
+    BadLineError,
+    Field,
+    Line,
+    OnBadLine,
+    parse_line,
+    read_lines,
+    total_bytes,
+)
+from gazetteer.data.passages import FORMAT_VERSION, PassageStore, write_passages
 from gazetteer.errors import DataError, IndexFileError
 from gazetteer.progress import progress
 from gazetteer.records import Example
-
-logger = logging.getLogger(__name__)
 
 COMMON_FIELDS = (
     Field("id", "text", required=False),
@@ -41,6 +46,7 @@ class ExampleFiles:
         passages: passages that came with the lines; None when they are not used.
         passage_starts: lines + 1 numbers: line i owns rows passage_starts[i] to
             passage_starts[i + 1].
+        skipped: what was wrong with each line left out.
     """
 
     paths: tuple[Path, ...]
@@ -48,6 +54,7 @@ class ExampleFiles:
     offsets: np.ndarray
     passages: PassageStore | None = None
     passage_starts: np.ndarray | None = None
+    skipped: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -66,7 +73,7 @@ class ExampleFiles:
             paths: jsonl files.
             fields: what the task needs.
             flag: named in errors.
-            on_bad_line: raise, or leave the line out and say how many.
+            on_bad_line: raise, or leave the line out.
             passages_folder: where to keep passages that come with the lines; None to ignore them.
             show_progress: draw a bar.
 
@@ -76,19 +83,15 @@ class ExampleFiles:
         scan = _Scan([*fields, *COMMON_FIELDS], flag, on_bad_line)
         if passages_folder is not None:
             scan.fields.append(GIVEN_PASSAGES)
-        size = sum(path.stat().st_size for path in paths)
-        with progress(size, f"checking {flag}", "B", enabled=show_progress) as bar:
+        with progress(
+            total_bytes(paths, flag), f"checking {flag}", "B", enabled=show_progress
+        ) as bar:
             lines = scan.lines(paths, bar.update)
             store = None
             if passages_folder is None:
-                for _ in lines:
-                    pass
+                _read_to_the_end(lines)
             else:
                 store = _passage_store(scan, lines, paths, passages_folder)
-        if scan.skipped:
-            logger.warning(
-                "%d bad lines skipped, the first: %s", len(scan.skipped), scan.skipped[0]
-            )
         if not scan.offsets:
             raise DataError(f"{', '.join(map(str, paths))}: found no examples ({flag})")
         return cls(
@@ -97,6 +100,7 @@ class ExampleFiles:
             np.asarray(scan.offsets, dtype=np.int64),
             store,
             np.cumsum([0, *scan.passage_counts]) if store is not None else None,
+            tuple(scan.skipped),
         )
 
     @property
@@ -105,12 +109,20 @@ class ExampleFiles:
         return len(self.offsets)
 
     def line(self, index: int) -> dict[str, Any]:
-        """The parsed line of one example."""
-        with self.paths[int(self.file_numbers[index])].open("rb") as file:
-            file.seek(int(self.offsets[index]))
-            value = parse_line(file.readline(), is_first=int(self.offsets[index]) == 0)
+        """The parsed line of one example.
+
+        Raises:
+            DataError: the file is no longer what it was when it was opened.
+        """
+        path, offset = self.paths[int(self.file_numbers[index])], int(self.offsets[index])
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                value = parse_line(file.readline(), is_first=offset == 0)
+        except (OSError, BadLineError):
+            value = None
         if value is None:
-            raise DataError(f"{self.paths[int(self.file_numbers[index])]}: changed while in use")
+            raise DataError(f"{path}: changed while in use (found no example at byte {offset})")
         return value
 
     def with_passages(self, example: Example) -> Example:
@@ -119,6 +131,11 @@ class ExampleFiles:
             return example
         start, stop = self.passage_starts[example.example_id : example.example_id + 2].tolist()
         return replace(example, passage_rows=tuple(range(start, stop)))
+
+
+def _read_to_the_end(lines: Iterator[Line]) -> None:
+    for _ in lines:
+        pass
 
 
 class _Scan:
@@ -153,15 +170,19 @@ def _passage_store(
     scan: _Scan, lines: Iterator[Line], paths: Sequence[Path], cache_dir: Path
 ) -> PassageStore:
     """Store the passages of all lines, or reopen them if the very same were stored before."""
-    identity = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    name = hashlib.sha256(repr(("examples", 1, identity)).encode()).hexdigest()[:32]
+    files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    # With other fields, other lines are bad ones and are left out.
+    identity = ("examples", FORMAT_VERSION, files, [repr(field) for field in scan.fields])
+    name = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
     folder = cache_dir / "passages" / name
     try:
         store = PassageStore(folder)
-        for _ in lines:
-            pass
-        if store.count == sum(scan.passage_counts):
-            return store
     except IndexFileError:
-        pass
-    return write_passages((p for line in lines for p in line.value["passages"]), folder)
+        return write_passages((p for line in lines for p in line.value["passages"]), folder)
+    _read_to_the_end(lines)
+    if store.count != sum(scan.passage_counts):
+        raise IndexFileError(
+            f"{folder}: found {store.count} passages, expected {sum(scan.passage_counts)}; "
+            "remove the folder (--cache_dir)"
+        )
+    return store

@@ -124,6 +124,21 @@ def read_lines(
         raise DataError(f"{path}: {error.strerror or error} ({flag})") from None
 
 
+def total_bytes(paths: Sequence[Path], flag: str) -> int:
+    """Size of these files together.
+
+    Raises:
+        DataError: one of them is not there, or is no file; `flag` is named.
+    """
+    size = 0
+    for path in paths:
+        try:
+            size += path.stat().st_size
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror} ({flag})") from None
+    return size
+
+
 def parse_line(raw: bytes, *, is_first: bool = False) -> dict[str, Any] | None:
     """One line of bytes as an object; None for a blank line.
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gazetteer.data.jsonl import PASSAGE_FIELDS, Field, OnBadLine, read_lines
+from gazetteer.data.jsonl import PASSAGE_FIELDS, Field, OnBadLine, read_lines, total_bytes
 from gazetteer.errors import DataError, IndexFileError
 from gazetteer.files import replace_json, sync
 from gazetteer.progress import progress
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 ARROW_FILE = "passages.arrow"
 ABOUT_FILE = "passages.json"
 FORMAT_VERSION = 1
+PASSAGES_FOLDER = "passages"
+"""Inside a saved index: the text of its rows, so that it can be searched without its sources."""
 BATCH_ROWS = 16_384
 COLUMNS = ("id", "title", "text", "extra")
 SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
@@ -75,6 +77,8 @@ class PassageStore:
             self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
             if (about["version"], about["count"]) != (FORMAT_VERSION, self.count):
                 raise ValueError(f"{self.count} rows, {ABOUT_FILE} says {about['count']}")
+            for batch in self._batches:
+                batch.validate()
         except FileNotFoundError as error:
             raise IndexFileError(f"{folder}: no passages here ({error.filename})") from None
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -92,6 +96,11 @@ class PassageStore:
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Passage ids at these rows."""
         return [self._value("id", int(row)) for row in rows]
+
+    def all_ids(self) -> Iterator[str]:
+        """The id of every passage, in order of row."""
+        for batch in self._batches:
+            yield from batch.column("id").to_pylist()
 
     def batches(self, rows: range, size: int = BATCH_ROWS) -> Iterator[PassageBatch]:
         """Consecutive passages of a range of rows, `size` at a time."""
@@ -221,10 +230,11 @@ def cached_passage_store(
     try:
         return PassageStore(folder)
     except IndexFileError:
-        shutil.rmtree(folder, ignore_errors=True)
+        pass
     skipped: list[str] = []
-    size = sum(path.stat().st_size for path in sources)
-    with progress(size, "reading passages", "B", enabled=show_progress) as bar:
+    with progress(
+        total_bytes(sources, "--passages"), "reading passages", "B", enabled=show_progress
+    ) as bar:
         lines = (
             line.value
             for path in sources
@@ -244,7 +254,31 @@ def cached_passage_store(
     if store.count == 0:
         shutil.rmtree(folder)
         raise DataError(f"{', '.join(map(str, sources))}: found no passages (--passages)")
+    repeated, example = _repeated_ids(store)
+    if repeated:
+        logger.warning(
+            "%d of %d passages have the id of an earlier one, the first: '%s' (--passages)",
+            repeated, store.count, example,
+        )  # fmt: skip
     return store
+
+
+def _repeated_ids(store: PassageStore) -> tuple[int, str]:
+    """How many passages have the id of an earlier one, and the first such id.
+
+    Holds eight bytes per passage: ids are compared by hash first, and only those that agree by
+    themselves.
+    """
+    hashes = np.fromiter(map(hash, store.all_ids()), dtype=np.int64, count=store.count)
+    hashes.sort()
+    repeats = hashes[1:][hashes[1:] == hashes[:-1]]
+    wanted, seen = set(repeats.tolist()), set()
+    for passage_id in store.all_ids() if wanted else ():
+        if passage_id in seen:
+            return len(repeats), passage_id
+        if hash(passage_id) in wanted:
+            seen.add(passage_id)
+    return 0, ""
 
 
 def _source_key(sources: Sequence[Path], max_passages: int, on_bad_line: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TypeVar
 
 from gazetteer import errors
 from gazetteer.distributed.collectives import broadcast_bytes, gather_bytes
 from gazetteer.errors import GazetteerError, LaunchError
 from gazetteer.records import Ranks
+
+Built = TypeVar("Built")
 
 
 def main_first(function: Callable[[], object], ranks: Ranks, *, per_node: bool = False) -> None:
@@ -33,6 +36,22 @@ def main_first(function: Callable[[], object], ranks: Ranks, *, per_node: bool =
         except Exception as error:
             problem = error
     raise_together(problem, ranks)
+
+
+def build_main_first(build: Callable[[], Built], ranks: Ranks) -> Built:
+    """Build something whose files one rank of each machine prepares and the others then reuse.
+
+    Collective: every rank must call this.
+
+    Returns:
+        What `build` returned on this rank; it is called once on each.
+
+    Raises:
+        GazetteerError: as `main_first` does.
+    """
+    built: list[Built] = []
+    main_first(lambda: built.append(build()), ranks, per_node=True)
+    return built[0] if built else build()
 
 
 def raise_together(problem: Exception | None, ranks: Ranks) -> None:
@@ -70,4 +89,6 @@ def _revive(verdict: bytes) -> GazetteerError:
     name, message = json.loads(verdict)
     kind = getattr(errors, name, LaunchError)
     is_known = isinstance(kind, type) and issubclass(kind, GazetteerError)
-    return (kind if is_known else LaunchError)(message)
+    error = (kind if is_known else LaunchError)(message)
+    error.is_shared = True
+    return error

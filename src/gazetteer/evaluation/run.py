@@ -8,11 +8,13 @@ from pathlib import Path
 
 from gazetteer import build
 from gazetteer.compute import seed_everything, use_fast_float32_matmul
+from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
+from gazetteer.data_files import open_data
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
 from gazetteer.options import Options
 from gazetteer.records import Ranks
-from gazetteer.reporting import Reporter, start_experiment
+from gazetteer.reporting import Reporter, start_experiment, start_log
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
 
@@ -40,13 +42,12 @@ def build_evaluation(
     models: build.Models,
     retrieving: build.Retrieving | None,
     task: Task,
-    path: str,
+    files: ExampleFiles,
 ) -> Evaluation:
     """Everything needed to evaluate one file of `--eval_data`.
 
     Collective: every rank must call this.
     """
-    files = build.build_examples(options, ranks, [path], "--eval_data")
     passages = retrieving.corpus if retrieving else files.passages
     evaluator = Evaluator(
         source=build.build_source(models, retrieving),
@@ -59,7 +60,7 @@ def build_evaluation(
         write_passages=not options.data.dont_write_passages,
     )
     return Evaluation(
-        name=Path(path).name,
+        name=files.paths[0].name,
         batches=build.build_batches(options, ranks, models, files, task),
         evaluator=evaluator,
         passages=passages,
@@ -112,16 +113,17 @@ def evaluate(options: Options, ranks: Ranks) -> int:
     Returns:
         Exit code 0.
     """
+    start_log(ranks)
+    data = open_data(options, ranks, is_training=False)
     folder = start_experiment(build.experiment_folder(options), options, ranks)
     use_fast_float32_matmul()
     seed_everything(options.experiment.seed + ranks.rank)
-    task = build.build_task(options)
     checkpoint = build.model_folder(options)
     models = build.build_models(options, ranks, checkpoint)
-    retrieving = build.build_retrieving(options, ranks, models, task)
+    retrieving = build.build_retrieving(options, ranks, models, data)
     evaluations = [
-        build_evaluation(options, ranks, models, retrieving, task, path)
-        for path in options.data.eval_data
+        build_evaluation(options, ranks, models, retrieving, data.task, files)
+        for files in data.evaluations
     ]
     if retrieving is not None:
         retrieving.keeper.fill()

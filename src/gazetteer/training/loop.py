@@ -7,13 +7,14 @@ import logging
 from gazetteer.build import experiment_folder
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.sampling import draw_batch
+from gazetteer.data_files import open_data
 from gazetteer.distributed.replicas import without_averaging
 from gazetteer.distributed.signals import StopRequest
 from gazetteer.evaluation.run import evaluate_all
 from gazetteer.options import Options
 from gazetteer.progress import progress
 from gazetteer.records import Batch, Ranks
-from gazetteer.reporting import Reporter, drop_metrics_after, start_experiment
+from gazetteer.reporting import Reporter, drop_metrics_after, start_experiment, start_log
 from gazetteer.stats import Stopwatch, WeightedStats
 from gazetteer.training.gradients import all_finite, clip_gradients
 from gazetteer.training.plan import falls_due
@@ -34,9 +35,11 @@ def train(options: Options, ranks: Ranks) -> int:
     Returns:
         Exit code: 0, or 75 when a signal ended the run early; the state is saved either way.
     """
+    start_log(ranks)
+    data = open_data(options, ranks, is_training=True)
     folder = start_experiment(experiment_folder(options), options, ranks)
     use_fast_float32_matmul()
-    run = build_training(options, ranks)
+    run = build_training(options, ranks, data)
     step = run.state.position.micro_batches
     if ranks.is_main:
         drop_metrics_after(folder, step)

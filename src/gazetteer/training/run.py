@@ -10,7 +10,8 @@ from torch import nn
 
 from gazetteer import build
 from gazetteer.compute import seed_everything
-from gazetteer.data.examples import ExampleFiles
+from gazetteer.data.passages import PassageStore
+from gazetteer.data_files import RunData
 from gazetteer.distributed.replicas import replicate
 from gazetteer.evaluation.run import Evaluation, build_evaluation
 from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options, save_options
@@ -108,28 +109,26 @@ def save_models(models: build.Models, folder: Path) -> None:
         save_retriever(models.retriever, models.retriever_tokenizer, target)
 
 
-def build_training(options: Options, ranks: Ranks) -> TrainingRun:
+def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun:
     """Build everything a training run needs, and bring it to where it left off.
 
     Collective: every rank must call this.
 
     Starts from `--model_path` if given (fresh optimisers, step 0); else from the newest intact
-    checkpoint of the experiment; else from the pre-trained models. Data are validated before any
-    model is loaded.
+    checkpoint of the experiment; else from the pre-trained models.
     """
     seed_everything(options.experiment.seed + ranks.rank)
-    task = build.build_task(options)
+    assert data.train is not None
     folder = build.experiment_folder(options)
     checkpoints = CheckpointFolder(folder / "checkpoint")
-    files = build.build_examples(options, ranks, options.data.train_data, "--train_data")
     resumed, start = _starting_point(options, checkpoints)
     models = build.build_models(options, ranks, start)
-    retrieving = build.build_retrieving(options, ranks, models, task)
-    step = _training_step(options, ranks, models, retrieving, files)
+    retrieving = build.build_retrieving(options, ranks, models, data)
+    step = _training_step(options, ranks, models, retrieving, data.train.passages)
     state = _state(options, models)
     evaluations = tuple(
-        build_evaluation(options, ranks, models, retrieving, task, path)
-        for path in options.data.eval_data
+        build_evaluation(options, ranks, models, retrieving, data.task, files)
+        for files in data.evaluations
     )
     run = TrainingRun(
         options=options,
@@ -140,7 +139,7 @@ def build_training(options: Options, ranks: Ranks) -> TrainingRun:
         step=replicate(step.to(ranks.device), ranks),
         retrieving=retrieving,
         refreshes=parse_refresh_schedule(options.index.refresh_index),
-        batches=build.build_batches(options, ranks, models, files, task),
+        batches=build.build_batches(options, ranks, models, data.train, data.task),
         evaluations=evaluations,
         state=state,
         checkpoints=checkpoints,
@@ -198,9 +197,9 @@ def _training_step(
     ranks: Ranks,
     models: build.Models,
     retrieving: build.Retrieving | None,
-    files: ExampleFiles,
+    given_passages: PassageStore | None,
 ) -> TrainingStep:
-    passages = retrieving.corpus if retrieving else files.passages
+    passages = retrieving.corpus if retrieving else given_passages
     assert models.reader is not None
     return TrainingStep(
         source=build.build_source(models, retrieving),

@@ -29,7 +29,9 @@ def made_up_tree(name="Ruritania", capital="Strelsau"):
             },
             "Capital": {"name": leaf(f"<p>{capital}; note - the&nbsp;old town</p>")},
             "Executive branch": {
-                "chief of state": leaf("King RUDOLF V (since 4 May 1894); Queen FLAVIA (since 1895)")
+                "chief of state": leaf(
+                    "King RUDOLF V (since 4 May 1894); Queen FLAVIA (since 1895)"
+                )
             },
         },
     }
@@ -80,7 +82,7 @@ def test_answers_are_cut_out_of_the_value(name, value, answers):
 def test_tags_entities_and_spaces_are_cleaned():
     text = "<p>C&ocirc;te<br><br>d&rsquo;Or&nbsp; <em>x</em> , y</p><br>"
 
-    assert prepare_factbook.clean(text) == "Côte; d’Or x, y"
+    assert prepare_factbook.clean(text) == "Côte; d\u2019Or x, y"
 
 
 def test_values_are_found_whatever_the_spaces_around_keys():

@@ -1,0 +1,118 @@
+"""The data a run is given: opened and checked to the last line before anything is written.
+
+Models and indexes are built from it afterwards, in `build.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from gazetteer.data.examples import ExampleFiles
+from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore, cached_passage_store
+from gazetteer.distributed.agreement import build_main_first
+from gazetteer.options import Options
+from gazetteer.records import Ranks
+from gazetteer.tasks import TASKS
+from gazetteer.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """What a run reads.
+
+    Attributes:
+        task: what a line of data means.
+        train: the lines of `--train_data`; None where nothing is trained.
+        evaluations: the lines of each file of `--eval_data`.
+        corpus: the passages searched; None where nothing is searched.
+    """
+
+    task: Task
+    train: ExampleFiles | None
+    evaluations: tuple[ExampleFiles, ...]
+    corpus: PassageStore | None
+
+
+def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
+    """Open everything a run reads, the quick files first.
+
+    Collective: every rank must call this.
+
+    Raises:
+        DataError: a bad line, the same error on every rank.
+    """
+    data = options.data
+    return RunData(
+        task=build_task(options),
+        train=build_examples(options, ranks, data.train_data, "--train_data")
+        if is_training
+        else None,
+        evaluations=tuple(
+            build_examples(options, ranks, [path], "--eval_data") for path in data.eval_data
+        ),
+        corpus=None if data.use_file_passages else _corpus(options, ranks),
+    )
+
+
+def build_task(options: Options) -> Task:
+    """The task, with the flags it listens to."""
+    name = options.task.task
+    assert name is not None, "option rules require a task"
+    if name == "qa":
+        return TASKS["qa"](options.task.qa_prompt_format)
+    return TASKS[name]()
+
+
+def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> ExampleFiles:
+    """Lines of data files, and where the reader wants them the passages that come along.
+
+    Collective: every rank must call this.
+
+    Raises:
+        DataError: a bad line, the same error on every rank.
+    """
+    fields = build_task(options).fields
+    has_passages = options.data.use_file_passages and not options.data.closed_book
+
+    def build() -> ExampleFiles:
+        return ExampleFiles.open(
+            [Path(path) for path in paths],
+            fields,
+            flag=flag,
+            on_bad_line=options.data.on_bad_line,
+            passages_folder=options.data.cache_folder if has_passages else None,
+            show_progress=shows_progress(options, ranks),
+        )
+
+    files = build_main_first(build, ranks)
+    if ranks.is_main and files.skipped:
+        logger.warning("%d bad lines skipped, the first: %s", len(files.skipped), files.skipped[0])
+    return files
+
+
+def _corpus(options: Options, ranks: Ranks) -> PassageStore:
+    """The passages of `--passages`, else those a saved index brings along."""
+
+    def build() -> PassageStore:
+        if not options.data.passages:
+            saved = options.index.load_index_path
+            assert saved is not None, "option rules require --passages or --load_index_path"
+            return PassageStore(Path(saved) / PASSAGES_FOLDER)
+        return cached_passage_store(
+            [Path(path) for path in options.data.passages],
+            options.data.cache_folder,
+            max_passages=options.data.max_passages,
+            on_bad_line=options.data.on_bad_line,
+            show_progress=shows_progress(options, ranks),
+        )
+
+    return build_main_first(build, ranks)
+
+
+def shows_progress(options: Options, ranks: Ranks) -> bool:
+    """Whether this rank draws progress bars."""
+    return ranks.is_main and not options.experiment.no_progress

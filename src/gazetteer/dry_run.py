@@ -1,0 +1,186 @@
+"""`--dry_run`: check what can be checked without working, and say what the run would need.
+
+No weights are loaded, nothing is embedded, no other process is waited for. Figures are estimates.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForConditionalGeneration
+
+from gazetteer import build
+from gazetteer.data.jsonl import read_lines
+from gazetteer.data.passages import CORPUS_FIELDS
+from gazetteer.data_files import build_examples
+from gazetteer.errors import CheckpointError, GazetteerError, LaunchError
+from gazetteer.index import read_manifest, shard_range
+from gazetteer.options import Options
+from gazetteer.reader.loading import HUB_NAMES
+from gazetteer.records import Ranks
+
+GIB = 2**30
+PROBED_LINES = 1000
+BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """Weights of a model, and what its embeddings measure.
+
+    Attributes:
+        weights: number of parameters.
+        dim: hidden size.
+    """
+
+    weights: int
+    dim: int
+
+
+def plan(options: Options, ranks: Ranks) -> Iterator[str]:
+    """Check paths, formats, models and ports, and describe the run line by line.
+
+    Raises:
+        GazetteerError: what would stop the run.
+    """
+    _check_port(options, ranks)
+    yield f"workers: {ranks.world_size} on {ranks.device.type}"
+    data = options.data
+    for flag, paths in (("--train_data", data.train_data), ("--eval_data", data.eval_data)):
+        if paths:
+            yield f"{flag}: {_count_examples(options, ranks, paths, flag)} examples"
+    passages = _passages(options)
+    if passages is not None:
+        yield f"passages: about {passages:,}"
+    reader, retriever = _sizes(options)
+    for name, size in (("reader", reader), ("retriever", retriever)):
+        if size is not None:
+            yield f"{name}: {size.weights / 1e6:.1f} M weights"
+    yield from _needs(options, ranks, passages, reader, retriever)
+
+
+def _check_port(options: Options, ranks: Ranks) -> None:
+    port = options.launch.main_port
+    if ranks.world_size > 1 or port < 0:
+        return
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LaunchError(f"--main_port ({port}) is not free: {error.strerror}") from None
+
+
+def _count_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> int:
+    return build_examples(options, ranks, paths, flag).count
+
+
+def _passages(options: Options) -> int | None:
+    """Passages to search: exact for a saved index, estimated from the first lines otherwise."""
+    if options.index.load_index_path:
+        return read_manifest(Path(options.index.load_index_path)).count
+    if not options.data.passages:
+        return None
+    total = 0
+    for path in map(Path, options.data.passages):
+        lines = read_lines(
+            path, CORPUS_FIELDS, flag="--passages", on_bad_line=options.data.on_bad_line
+        )
+        probed = list(islice(lines, PROBED_LINES + 1))
+        if len(probed) <= PROBED_LINES:
+            total += len(probed)
+        else:
+            total += round(path.stat().st_size / (probed[-1].offset / PROBED_LINES))
+    return total if options.data.max_passages < 0 else min(total, options.data.max_passages)
+
+
+def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
+    checkpoint = build.model_folder(options)
+    reader = retriever = None
+    if not options.retriever.retrieve_only:
+        name = options.reader.reader_model_type or ""
+        source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
+        reader = _size(source, "reader")
+    if not options.data.use_file_passages:
+        source = options.retriever.retriever_model_path
+        saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
+        if saved is not None and saved.is_dir():
+            source = str(saved / "query" if (saved / "query").is_dir() else saved)
+        retriever = _size(source, "retriever")
+    return reader, retriever
+
+
+def _size(source: str, what: str) -> ModelSize:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{what} '{source}' cannot be loaded: {reason}") from None
+    with torch.device("meta"):
+        model = (
+            T5ForConditionalGeneration(config)  # type: ignore[arg-type]
+            if what == "reader"
+            else AutoModel.from_config(config)
+        )
+    return ModelSize(sum(p.numel() for p in model.parameters()), int(config.hidden_size))
+
+
+def _needs(
+    options: Options,
+    ranks: Ranks,
+    passages: int | None,
+    reader: ModelSize | None,
+    retriever: ModelSize | None,
+) -> Iterator[str]:
+    """Memory of one worker without activations, and disk."""
+    trains = bool(options.data.train_data)
+    held = 0.0
+    for size, is_trained in (
+        (reader, trains),
+        (retriever, trains and options.retriever.train_retriever),
+    ):
+        if size is not None:
+            held += size.weights * _bytes_per_weight(options, is_trained)
+    index_bytes = 0
+    if passages is not None and retriever is not None:
+        index_bytes = passages * retriever.dim * 4
+        rows = len(shard_range(passages, 0, ranks.world_size)) + 1
+        yield f"index: {index_bytes / GIB:.2f} GiB in all, {rows * retriever.dim * 4 / GIB:.2f} GiB per worker"
+        held += rows * retriever.dim * 4
+    yield f"memory per worker, activations aside: {held / GIB:.2f} GiB of {_memory(ranks):.1f} GiB"
+    yield from _disk(options, index_bytes)
+
+
+def _bytes_per_weight(options: Options, is_trained: bool) -> int:
+    """Weight, and in training gradient, two moments and, below float32, a master copy."""
+    size = BYTES_PER_WEIGHT[options.optimisation.precision]
+    return size if not is_trained else 2 * size + 8 + (4 if size < 4 else 0)
+
+
+def _memory(ranks: Ranks) -> float:
+    if ranks.device.type == "cuda":
+        return torch.cuda.get_device_properties(ranks.device).total_memory / GIB
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages / GIB / ranks.local_world_size
+
+
+def _disk(options: Options, index_bytes: int) -> Iterator[str]:
+    if options.index.save_index_path:
+        folder = Path(options.index.save_index_path)
+        free = shutil.disk_usage(_existing_parent(folder)).free
+        yield f"disk for --save_index_path: {index_bytes / GIB:.2f} GiB of {free / GIB:.1f} GiB free"
+        if index_bytes > free:
+            raise GazetteerError(
+                f"--save_index_path ({folder}): needs {index_bytes / GIB:.2f} GiB, "
+                f"{free / GIB:.2f} GiB are free"
+            )
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in (path, *path.resolve().parents) if parent.exists())

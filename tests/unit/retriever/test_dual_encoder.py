@@ -1,0 +1,141 @@
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gazetteer.errors import CheckpointError
+from gazetteer.retriever import (
+    DualEncoder,
+    EmbeddingBatch,
+    TextEncoder,
+    load_retriever,
+    save_retriever,
+    weights_fingerprint,
+)
+from gazetteer.retriever.encoder import pool
+from tests.support.tiny_models import retriever_tokenizer, tiny_bert
+
+TEXTS = ("the capital of peru", "lima", "what is the river in egypt and the lake of austria", "x")
+
+
+def retriever(dropout: float = 0.0, **limits: int) -> DualEncoder:
+    tower = TextEncoder(tiny_bert(dropout=dropout), pooling="mean", normalize=False)
+    return DualEncoder(tower, tower, EmbeddingBatch(**limits))
+
+
+def token_lists() -> list[np.ndarray]:
+    return [
+        np.array(ids, dtype=np.int32) for ids in retriever_tokenizer()(list(TEXTS))["input_ids"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [("mean", [2.0, 3.0]), ("sqrt", [2.0 * 2**0.5, 3.0 * 2**0.5]), ("cls", [1.0, 2.0])],
+)
+def test_pooling_ignores_padding(pooling, expected) -> None:
+    states = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [100.0, 100.0]]])
+    mask = torch.tensor([[True, True, False]])
+    torch.testing.assert_close(pool(states, mask, pooling), torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_texts": 1}, {"max_padded_tokens": 14}])
+def test_embeddings_do_not_depend_on_how_texts_are_batched(limits) -> None:
+    found = retriever(**limits).embed_for_index(token_lists())
+    alone = [retriever().embed_for_index([ids])[0] for ids in token_lists()]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_normalised_embeddings_have_length_one() -> None:
+    tower = TextEncoder(tiny_bert(), pooling="mean", normalize=True)
+    model = DualEncoder(tower, tower, EmbeddingBatch())
+    norms = model.embed_for_search(token_lists()).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(len(TEXTS)))
+
+
+def test_no_text_gives_no_embedding() -> None:
+    assert retriever().embed_for_search([]).shape == (0, 32)
+
+
+def test_search_embeds_without_dropout_or_gradient_and_training_with_both() -> None:
+    model = retriever(dropout=0.5).train()
+    first, second = (model.embed_for_search(token_lists()) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+    assert model.query_tower.training
+    trained = model.embed_queries(token_lists())
+    assert trained.requires_grad
+    assert not torch.equal(trained, model.embed_queries(token_lists()))
+
+
+def test_untied_towers_begin_equal_and_are_apart() -> None:
+    model = retriever()
+    model.untie()
+    assert not model.is_tied
+    assert weights_fingerprint(model.query_tower) == weights_fingerprint(model.passage_tower)
+    with torch.no_grad():
+        next(model.query_tower.parameters()).add_(1)
+    assert weights_fingerprint(model.query_tower) != weights_fingerprint(model.passage_tower)
+
+
+def test_query_side_training_moves_the_query_tower_and_no_passage_weight() -> None:
+    model = retriever(dropout=0.5)
+    model.freeze_passage_tower()
+    before = copy.deepcopy(model.passage_tower.state_dict())
+    fingerprint = weights_fingerprint(model.query_tower)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    model.train()
+    assert model.query_tower.training
+    assert not model.passage_tower.training
+    for _ in range(3):
+        scores = model.embed_queries(token_lists()) @ model.embed_passages(token_lists()).T
+        scores.sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    after = model.passage_tower.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert weights_fingerprint(model.query_tower) != fingerprint
+
+
+def load(folder: Path) -> DualEncoder:
+    return load_retriever(
+        str(folder),
+        pooling="mean",
+        normalize=False,
+        dropout=0.0,
+        dtype=torch.float32,
+        batch=EmbeddingBatch(),
+    )[0]
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_saved_towers_come_back_as_they_were(tmp_path: Path, is_tied: bool) -> None:
+    model = retriever()
+    if not is_tied:
+        model.untie()
+        with torch.no_grad():
+            next(model.query_tower.parameters()).add_(1)
+    save_retriever(model, retriever_tokenizer(), tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.is_tied == is_tied
+    for name in ("embed_for_search", "embed_for_index"):
+        expected, found = (getattr(m, name)(token_lists()) for m in (model, loaded))
+        assert torch.equal(expected, found)
+
+
+def test_a_missing_retriever_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be loaded") as caught:
+        load(tmp_path / "nowhere")
+    assert "\n" not in str(caught.value)
+
+
+def test_fingerprint_sees_a_single_bit() -> None:
+    model = tiny_bert()
+    before = weights_fingerprint(model)
+    assert before == weights_fingerprint(tiny_bert())
+    with torch.no_grad():
+        weight = next(model.parameters()).view(-1)
+        weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
+    assert weights_fingerprint(model) != before
