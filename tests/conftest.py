@@ -1,15 +1,23 @@
-"""Fixtures: seeds, one thread, tiny models; the network is off."""
+"""Fixtures: seeds, one thread, tiny models, shapes checked in every call; the network is off."""
 
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+from tests.support import shapes
+
+# Before anything imports gazetteer: from here on a wrong shape or type is an error.
+install_import_hook("gazetteer", f"{shapes.__name__}.check")
 
 from tests.support.tiny_models import save_tiny_reader, save_tiny_retriever
 
@@ -18,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
 

@@ -21,7 +21,8 @@ class WeightedStats:
 
     def add(self, name: str, value: Tensor | float, weight: float = 1.0) -> None:
         """Count a value; a tensor is not read now, so the device is not waited for."""
-        self._values.setdefault(name, []).append((value, weight))
+        kept = value.detach() if isinstance(value, Tensor) else value
+        self._values.setdefault(name, []).append((kept, weight))
 
     def averages(self) -> dict[str, float]:
         """Average of each name over everything added on any rank, the same on every rank.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import queue
 import socket
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
-
-import torch.multiprocessing as mp
 
 
 def free_port() -> int:
@@ -25,17 +26,19 @@ def run_on_ranks(
 ) -> list[Any]:
     """Call `function(ranks, *args)` on every rank and return the results in order of rank.
 
+    Warnings are errors there, as in any other test.
+
     Args:
         function: defined at module level, so that a new process can import it.
         world_size: number of processes.
-        args: passed on; must be picklable.
+        args: passed on; must be picklable, as the results.
         timeout_seconds: after which all are ended and the test fails.
 
     Raises:
         AssertionError: with the traceback of the first rank that failed, or of nobody on a
             time-out.
     """
-    context = mp.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     results = context.Queue()
     port = free_port()
     processes = [
@@ -63,7 +66,7 @@ def _collect(results: Any, processes: list[Any], world_size: int, deadline: floa
             assert time.monotonic() < deadline, "time-out: a rank hangs"
             continue
         assert failure is None, f"rank {rank} failed:\n{failure}"
-        values[rank] = value
+        values[rank] = pickle.loads(value)  # noqa: S301
     return [values[rank] for rank in range(world_size)]
 
 
@@ -88,15 +91,22 @@ def _child(
     os.environ.update({name: str(value) for name, value in environment.items()})
     import torch
 
+    from gazetteer.distributed.collectives import barrier
     from gazetteer.distributed.launch import process_group
 
     torch.set_num_threads(1)
+    warnings.simplefilter("error")
     try:
         with process_group(collective_timeout_seconds=60) as ranks:
-            results.put((rank, function(ranks, *args), None))
+            try:
+                # Pickled here: a queue would pass tensors as handles to this process's memory,
+                # which may be gone when they are read.
+                results.put((rank, pickle.dumps(function(ranks, *args)), None))
+            except BaseException:
+                # Told before the group ends, so that no other rank complains of that first.
+                results.put((rank, None, traceback.format_exc()))
+                raise
             # Leave together: a rank that goes early closes connections the others still use.
-            from gazetteer.distributed.collectives import barrier
-
             barrier()
     except BaseException:
         results.put((rank, None, traceback.format_exc()))

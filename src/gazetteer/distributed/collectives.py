@@ -51,7 +51,7 @@ def all_gather_rows(tensor: Tensor) -> tuple[Tensor, list[int]]:
     """
     if is_alone():
         return tensor, [len(tensor)]
-    counts = _gather_equal(torch.tensor([len(tensor)], device=tensor.device)).tolist()
+    counts = _gather_equal(torch.tensor([len(tensor)])).tolist()
     widest = max(counts)
     padded = tensor.new_zeros(widest, *tensor.shape[1:])
     padded[: len(tensor)] = tensor
@@ -72,9 +72,10 @@ def exchange_rows(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor
     """
     if is_alone():
         return tensor
-    result = tensor.new_empty(sum(receive), *tensor.shape[1:])
-    dist.all_to_all_single(result, tensor.contiguous(), receive, send)
-    return result
+    sent = tensor.detach().contiguous().to(_device())
+    result = sent.new_empty(sum(receive), *sent.shape[1:])
+    dist.all_to_all_single(result, sent, receive, send)
+    return result.to(tensor.device)
 
 
 def broadcast_bytes(data: bytes | None) -> bytes:
@@ -96,13 +97,15 @@ def gather_bytes(data: bytes) -> list[bytes] | None:
     if is_alone():
         return [data]
     device = _device()
-    lengths = _gather_equal(torch.tensor([len(data)], device=device)).tolist()
-    mine = _as_tensor(data, device)
-    if dist.get_rank() != 0:
-        exchange_rows(mine, [len(data)] + [0] * (len(lengths) - 1), [0] * len(lengths))
-        return None
+    lengths = _gather_equal(torch.tensor([len(data)])).tolist()
+    is_target = dist.get_rank() == 0
     send = [len(data)] + [0] * (len(lengths) - 1)
-    everything = exchange_rows(mine, send, lengths).cpu().numpy().tobytes()
+    received = exchange_rows(
+        _as_tensor(data, device), send, lengths if is_target else [0] * len(lengths)
+    )
+    if not is_target:
+        return None
+    everything = received.cpu().numpy().tobytes()
     parts, start = [], 0
     for length in lengths:
         parts.append(everything[start : start + length])
@@ -120,9 +123,10 @@ def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
 
 def _gather_equal(tensor: Tensor) -> Tensor:
     """Concatenate tensors of equal shape along the first dimension."""
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    mine = tensor.detach().contiguous().to(_device())
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, mine)
+    return torch.cat(parts).to(tensor.device)
 
 
 def _as_tensor(data: bytes, device: torch.device) -> Tensor:

@@ -18,8 +18,15 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from gazetteer.distributed.collectives import barrier
 from gazetteer.distributed.interface import interface_of, local_address_towards
-from gazetteer.distributed.slurm import expand_nodes, step_port, tasks_of_nodes
+from gazetteer.distributed.slurm import (
+    expand_nodes,
+    is_step,
+    step_port,
+    tasks_of_allocation,
+    tasks_of_nodes,
+)
 from gazetteer.errors import LaunchError
 from gazetteer.records import Ranks
 
@@ -60,16 +67,17 @@ def plan_launch(
     Args:
         environment: usually `os.environ`.
         local_rank: `--local_rank`; overrides the launcher's, -1 leaves it.
-        main_port: `--main_port`; overrides the launcher's, -1 leaves it.
+        main_port: `--main_port`; overrides the launcher's, -1 leaves it. Under torchrun it is
+            ignored: the agent's store is already there, and another port would miss it.
 
     Raises:
         LaunchError: a batch script or an allocation without `srun`, or a half-set environment.
     """
     if "TORCHELASTIC_RUN_ID" in environment or "RANK" in environment or local_rank >= 0:
         return _torchrun(environment, local_rank, main_port)
-    if "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+    if is_step(environment):
         return _srun(environment, main_port)
-    tasks = int(environment.get("SLURM_NTASKS", "1") or 1)
+    tasks = tasks_of_allocation(environment)
     if "SLURM_JOB_ID" in environment and tasks > 1:
         raise LaunchError(
             f"this allocation has {tasks} tasks (SLURM_NTASKS) but the program was started once, "
@@ -82,39 +90,49 @@ def _torchrun(environment: Mapping[str, str], local_rank: int, main_port: int) -
     missing = [name for name in TORCHRUN if not environment.get(name)]
     if local_rank >= 0 and "LOCAL_RANK" in missing:
         missing.remove("LOCAL_RANK")
-    if main_port >= 0 and "MASTER_PORT" in missing:
+    if main_port >= 0 and "MASTER_PORT" in missing and not _agent_has_store(environment):
         missing.remove("MASTER_PORT")
     if missing:
         raise LaunchError(
             f"{', '.join(missing)} not set: start the program with torchrun or srun, or leave out "
             "--local_rank"
         )
-    place = local_rank if local_rank >= 0 else int(environment["LOCAL_RANK"])
     world_size = int(environment["WORLD_SIZE"])
+    keeps_port = main_port < 0 or _agent_has_store(environment)
     return LaunchPlan(
         launcher="torchrun",
         rank=int(environment["RANK"]),
         world_size=world_size,
-        local_rank=place,
+        local_rank=local_rank if local_rank >= 0 else int(environment["LOCAL_RANK"]),
         local_world_size=int(environment.get("LOCAL_WORLD_SIZE", world_size)),
         master=environment["MASTER_ADDR"],
-        # Under torchrun the agent's store is already there: another port would miss it.
-        port=int(environment.get("MASTER_PORT") or main_port),
+        port=int(environment["MASTER_PORT"]) if keeps_port else main_port,
     )
 
 
 def _srun(environment: Mapping[str, str], main_port: int) -> LaunchPlan:
-    world_size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
-    nodes = expand_nodes(environment.get("SLURM_STEP_NODELIST", environment["SLURM_NODELIST"]))
-    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment["SLURM_TASKS_PER_NODE"]
+    world_size = int(_first_set(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"))
+    nodes = expand_nodes(_first_set(environment, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
+    per_node = _first_set(environment, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    node = int(_first_set(environment, "SLURM_NODEID"))
     return LaunchPlan(
         launcher="srun" if world_size > 1 else "single",
-        rank=int(environment["SLURM_PROCID"]),
+        rank=int(_first_set(environment, "SLURM_PROCID")),
         world_size=world_size,
-        local_rank=int(environment["SLURM_LOCALID"]),
-        local_world_size=tasks_of_nodes(per_node)[int(environment["SLURM_NODEID"])],
+        local_rank=int(_first_set(environment, "SLURM_LOCALID")),
+        local_world_size=tasks_of_nodes(per_node)[node],
         master=environment.get("MASTER_ADDR") or nodes[0],
         port=main_port if main_port >= 0 else step_port(environment),
+    )
+
+
+def _first_set(environment: Mapping[str, str], *names: str) -> str:
+    for name in names:
+        if environment.get(name):
+            return environment[name]
+    raise LaunchError(
+        f"{names[0]} not set, though SLURM_STEP_ID says this is a step of srun: start the program "
+        "with srun itself, in an environment that nobody trimmed"
     )
 
 
@@ -128,8 +146,8 @@ def process_group(
 ) -> Iterator[Ranks]:
     """Bring the processes together, and take them apart again.
 
-    On an error no further collective is tried: the others would wait for it. They notice the
-    closed connection, or run into the collective timeout.
+    One process has no process group at all. On an error no further collective is tried: the
+    others would wait for it. They notice the closed connection, or run into the collective timeout.
 
     Args:
         local_rank: see `plan_launch`.
@@ -156,17 +174,13 @@ def process_group(
     address = _resolve(plan.master)
     _choose_interface(address, plan.port)
     store = _meet(plan, address, timedelta(seconds=rendezvous_timeout_seconds))
-    dist.init_process_group(
-        "nccl" if ranks.device.type == "cuda" else "gloo",
-        store=store,
-        rank=plan.rank,
-        world_size=plan.world_size,
-        timeout=timedelta(seconds=collective_timeout_seconds),
-    )
+    _connect(store, ranks, timedelta(seconds=collective_timeout_seconds))
     try:
         yield ranks
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        _abandon()
+        raise
+    dist.destroy_process_group()
 
 
 def _device(local_rank: int) -> torch.device:
@@ -200,38 +214,88 @@ def _choose_interface(address: str, port: int) -> None:
 
     By itself gloo resolves its own host name, and across machines often ends up on the loopback.
     """
-    name = interface_of(local_address_towards(address, port))
+    try:
+        name = interface_of(local_address_towards(address, port))
+    except OSError:
+        return  # No route: meeting rank 0 will fail, and say so better.
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def _meet(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
-    """Connect to rank 0's store. It listens on the chosen address only, not on all interfaces."""
-    if plan.launcher == "torchrun" and _agent_has_store():
-        store: dist.Store = dist.TCPStore(
-            address, plan.port, plan.world_size, is_master=False, timeout=timeout
-        )
-        return dist.PrefixStore("gazetteer", store)
+    """Wait at rank 0's store until all have come, so that no later timeout counts the start."""
     try:
-        if plan.rank != 0:
-            return dist.TCPStore(
-                address, plan.port, plan.world_size, is_master=False, timeout=timeout
-            )
-        listener = socket.create_server((address, plan.port), backlog=4096)
-        return dist.TCPStore(
-            address,
-            plan.port,
-            plan.world_size,
-            is_master=True,
-            timeout=timeout,
-            master_listen_fd=listener.detach(),
-        )
+        store = _open_store(plan, address, timeout)
+        if store.add("arrived", 1) == plan.world_size:
+            store.set("complete", "yes")
+        try:
+            store.wait(["complete"], timeout)
+        except dist.DistStoreError:
+            raise LaunchError(
+                f"only {store.add('arrived', 0)} of {plan.world_size} ranks came to "
+                f"{address}:{plan.port} within {timeout.total_seconds():.0f} s "
+                "(--rendezvous_timeout_seconds)"
+            ) from None
     except (OSError, dist.DistError) as error:
         raise LaunchError(
-            f"rank {plan.rank} could not meet the others at {address}:{plan.port} ({error})"
+            f"rank {plan.rank} could not meet the others at {address}:{plan.port} "
+            f"({_first_line(error)})"
+        ) from None
+    return store
+
+
+def _open_store(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
+    """Serve or join the store. Rank 0 listens on the chosen address, not on all interfaces."""
+    is_joining = plan.rank != 0 or (plan.launcher == "torchrun" and _agent_has_store(os.environ))
+    listener = None
+    if not is_joining:
+        listener = socket.create_server((address, plan.port), backlog=4096).detach()
+    store = dist.TCPStore(
+        address,
+        plan.port,
+        plan.world_size,
+        is_master=not is_joining,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=listener,
+    )
+    # torchrun may start the workers again at the same store, where the old ones left their keys.
+    return dist.PrefixStore(f"gazetteer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _connect(store: dist.Store, ranks: Ranks, timeout: timedelta) -> None:
+    """Open the process group and use it once: rank 0 must not leave while others still connect."""
+    try:
+        dist.init_process_group(
+            "nccl" if ranks.device.type == "cuda" else "gloo",
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=timeout,
+        )
+        barrier()
+    except RuntimeError as error:
+        _abandon()
+        raise LaunchError(
+            f"rank {ranks.rank} could not connect to the others ({_first_line(error)})"
         ) from None
 
 
-def _agent_has_store() -> bool:
+def _abandon() -> None:
+    """Leave without waiting for operations that the other ranks may never join."""
+    if not dist.is_initialized():
+        return
+    if dist.get_backend() == "nccl":
+        # A plain destroy flushes what is pending, until the collective timeout.
+        dist.distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _agent_has_store(environment: Mapping[str, str]) -> bool:
     """Whether the store lives in torchrun's own process, as it says in the environment."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -6,7 +6,22 @@ import re
 from collections.abc import Mapping
 
 _ITEM = re.compile(r"([^,\[]+(?:\[[^\]]*\])?)")
+_SHELL_STEPS = {"4294967290", "4294967291"}
+"""Step ids of the shell that `salloc` opens and of a batch script: no tasks that srun started."""
 _BRACKETS = re.compile(r"^(.*)\[([^\]]*)\](.*)$")
+
+
+def is_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process as one of its tasks."""
+    step = environment.get("SLURM_STEP_ID")
+    return step is not None and step not in _SHELL_STEPS and "SLURM_PROCID" in environment
+
+
+def tasks_of_allocation(environment: Mapping[str, str]) -> int:
+    """Tasks the batch script or shell asked for, all groups of a heterogeneous job together."""
+    groups = int(environment.get("SLURM_HET_SIZE") or 0)
+    names = [f"SLURM_NTASKS_HET_GROUP_{number}" for number in range(groups)] or ["SLURM_NTASKS"]
+    return sum(int(environment.get(name) or 1) for name in names)
 
 
 def expand_nodes(node_list: str) -> list[str]:
@@ -39,7 +54,10 @@ def tasks_of_nodes(text: str) -> list[int]:
 
 
 def step_port(environment: Mapping[str, str]) -> int:
-    """A port that two steps of one job, or a step before and after a restart, do not share."""
+    """A port that two steps of one job, or a step before and after a restart, do not share.
+
+    Between 20,000 and 31,999: below the ports that Linux gives to outgoing connections.
+    """
     parts = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     job, step, restart = (int(environment.get(name, 0) or 0) for name in parts)
-    return 20_000 + (job * 97 + step * 31 + restart * 7) % 20_000
+    return 20_000 + (job * 97 + step * 31 + restart * 7) % 12_000

@@ -191,7 +191,7 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {
     "description of something else": (ABOUT_FILE, lambda content: b"[1]"),
     "description missing": (ABOUT_FILE, None),
     "other count": (ABOUT_FILE, lambda content: content.replace(b'"count": 5', b'"count": 6')),
-    "other version": (ABOUT_FILE, lambda content: content.replace(b'"version": 1', b'"version": 0')),
+    "other version": (ABOUT_FILE, lambda content: content.replace(b"1", b"0", 1)),
 }  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def test_reader_inputs_equal_whole_texts(
     every = np.arange(corpus.count)
     rows = [every, every[::-3], np.array([], dtype=np.int64)] * len(ODD_QUERIES)
     queries = list(ODD_QUERIES) * 3
-    inputs = tokens.reader_inputs(queries, rows[: len(queries)])
-    for query, wanted, found in zip(queries, rows, inputs, strict=False):
+    inputs = tokens.reader_inputs(queries, rows)
+    for query, wanted, found in zip(queries, rows, inputs, strict=True):
         expected = _whole(tokenizer, corpus, READER_FORMAT, query, wanted.tolist(), max_tokens)
         assert _lists(found) == expected, query
         assert all(len(ids) <= max_tokens for ids in found)

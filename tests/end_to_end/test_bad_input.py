@@ -1,0 +1,150 @@
+"""A malformed file ends a run at once: one line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gazetteer.evaluation.run import evaluate
+from gazetteer.program import run_program
+from gazetteer.training.loop import train
+from tests.support.ranks import free_port
+from tests.support.tiny_data import passages, questions, write_jsonl
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"--train_data": "train.jsonl", "--eval_data": "dev.jsonl", "--passages": "passages.jsonl"}
+LINES = 5
+BAD_LINES = {
+    "truncated": (b'{"id": "x", "text": "cut', "not valid JSON"),
+    "no object": (b"[1, 2]", "found a list, expected a JSON object"),
+    "wrong type": (b'{"id": 7, "question": "q", "text": "t"}', "field 'id': found the number 7"),
+    "duplicate key": (b'{"id": "x", "id": "y"}', "field 'id': found it twice"),
+    "not UTF-8": (b'{"id": "\xff"}', "found byte 0xff"),
+}
+
+
+def _arguments(folder: Path) -> list[str]:
+    """A small run whose models are not even there: data are looked at first."""
+    write_jsonl(folder / "train.jsonl", questions(LINES))
+    write_jsonl(folder / "dev.jsonl", questions(LINES))
+    write_jsonl(folder / "passages.jsonl", passages(LINES))
+    values = {flag: folder / name for flag, name in FILES.items()} | {
+        "--task": "qa",
+        "--reader_model_type": folder / "no-reader",
+        "--retriever_model_path": folder / "no-retriever",
+        "--checkpoint_dir": folder / "experiments",
+        "--cache_dir": folder / "cache",
+        "--name": "bad",
+        "--total_steps": 2,
+        "--n_context": 2,
+        "--retriever_n_context": 2,
+    }
+    return [str(word) for pair in values.items() for word in pair] + ["--no_progress"]
+
+
+def _spoil(path: Path, number: int, bad: bytes) -> None:
+    lines = path.read_bytes().splitlines()
+    lines[number - 1] = bad
+    path.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def _written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in FILES.values()]
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+@pytest.mark.parametrize("number", [1, 3, LINES], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("flag", FILES)
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_malformed_line_is_reported_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    program: str,
+    number: int,
+    flag: str,
+    kind: str,
+) -> None:
+    if program == "evaluate" and flag == "--train_data":
+        return
+    arguments, path = _arguments(tmp_path), tmp_path / FILES[flag]
+    bad, expected = BAD_LINES[kind]
+    _spoil(path, number, bad)
+    if program == "evaluate":
+        place = arguments.index("--train_data")
+        del arguments[place : place + 2]
+        place = arguments.index("--total_steps")
+        del arguments[place : place + 2]
+    monkeypatch.setattr(sys, "argv", [f"{program}.py", *arguments])
+
+    code = run_program(program, train if program == "train" else evaluate)  # type: ignore[arg-type]
+
+    errors = capfd.readouterr().err.splitlines()
+    assert code == 2
+    assert len(errors) == 1, errors
+    assert errors[0].startswith(f"{program}.py: error: {path}:{number}: ")
+    assert errors[0].endswith(f" ({flag})")
+    assert expected in errors[0]
+    assert not _written(tmp_path)
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize("flag", FILES)
+def test_missing_file_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], flag: str
+) -> None:
+    arguments = _arguments(tmp_path)
+    (tmp_path / FILES[flag]).unlink()
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    assert run_program("train", train) == 2
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert FILES[flag] in errors[0]
+    assert flag in errors[0]
+    assert not _written(tmp_path)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return kept | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+def test_program_leaves_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
+    arguments = _arguments(tmp_path)
+    _spoil(tmp_path / "dev.jsonl", LINES, BAD_LINES["truncated"][0])
+    done = _run([sys.executable, "train.py", *arguments])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"train.py: error: {tmp_path / 'dev.jsonl'}:{LINES}: ")
+    assert not _written(tmp_path)
+
+
+def test_two_workers_end_together_with_one_line(tmp_path: Path) -> None:
+    arguments = _arguments(tmp_path)
+    _spoil(tmp_path / "passages.jsonl", 3, BAD_LINES["wrong type"][0])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    torchrun += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
+    start = time.monotonic()
+    done = _run([*torchrun, "train.py", *arguments])
+    assert time.monotonic() - start < 60
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if "train.py: error:" in line]
+    assert ours == [
+        f"train.py: error: {tmp_path / 'passages.jsonl'}:3: field 'id': found the number 7, "
+        "expected a string (--passages)"
+    ]
+    assert "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+    assert done.stderr.count("exitcode: 2") + done.stderr.count("exitcode  : 2") >= 1
+    assert not _written(tmp_path)

@@ -1,0 +1,250 @@
+"""Runs of the training loop on one worker."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gazetteer.errors import CheckpointError, TrainingDivergedError
+from gazetteer.training import loop
+from tests.support.runs import logged, make_world, results, run_evaluate, run_train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def checkpoint(world: Path, name: str, step: int | None = None) -> Path:
+    folder = world / "experiments" / name / "checkpoint"
+    return folder / ("latest" if step is None else f"step-{step}")
+
+
+def test_a_run_leaves_what_the_readme_promises(world: Path) -> None:
+    assert run_train(world, name="whole", total_steps=6, eval_freq=3, save_freq=4,
+                     train_retriever=True, write_results=True) == 0  # fmt: skip
+    folder = world / "experiments" / "whole"
+    assert {"opt.log", "options.json", "run.log", "metrics.jsonl"} <= set(os.listdir(folder))
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert checkpoint(world, "whole").readlink() == Path("step-6")
+    assert len(results(world, "whole", "dev-step-3.jsonl")) == 7
+    log = (folder / "run.log").read_text()
+    line = r"\[\d\d/\d\d/\d{4} \d\d:\d\d:\d\d\] \{reporting\.py:\d+\} INFO - 6 / 6 \| "
+    assert re.search(line + r"loss/reader_loss: [\d.]+ \| .* \| lr: \S+ \| Memory: \S+ GiB", log)
+    evaluation = r"Dataset: dev\.jsonl \| [\d.]+ exact_match \| [\d.]+ f1 \| [\d.]+ eval_loss"
+    assert len(re.findall(evaluation, log)) == 2
+
+
+def test_the_reader_learns(world: Path) -> None:
+    run_train(
+        world, name="learns", total_steps=40, lr=1e-2, train_retriever=True, scheduler="fixed"
+    )
+    losses = [record["loss/reader_loss"] for record in logged(world, "learns").values()]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_total_steps_is_exact(world: Path, accumulation: int, monkeypatch) -> None:
+    updates: list[int] = []
+    original = loop._apply
+    monkeypatch.setattr(
+        loop,
+        "_apply",
+        lambda run: updates.append(run.state.position.micro_batches) or original(run),
+    )
+    name = f"exact{accumulation}"
+    run_train(world, name=name, total_steps=7, accumulation_steps=accumulation)
+    assert updates == {1: [1, 2, 3, 4, 5, 6, 7], 3: [3, 6, 7]}[accumulation]
+    assert checkpoint(world, name).readlink() == Path("step-7")
+
+
+def test_accumulated_gradients_equal_one_large_batch(world: Path) -> None:
+    run_train(world, name="large", total_steps=2, per_gpu_batch_size=4, scheduler="fixed")
+    # Same examples, half the batch: the loss of an update is the mean of its micro-batches only
+    # where targets have equally many tokens, so compare what does not depend on it: the count.
+    run_train(world, name="halves", total_steps=4, per_gpu_batch_size=2, accumulation_steps=2,
+              scheduler="fixed")  # fmt: skip
+    states = [
+        json.loads((checkpoint(world, name) / "state.json").read_text())["position"]
+        for name in ("large", "halves")
+    ]
+    assert states[0]["examples"] == states[1]["examples"] == 8
+
+
+INTERRUPTED = {
+    "total_steps": 9,
+    "train_retriever": True,
+    "shuffle": True,
+    "dropout": 0.1,
+    "save_freq": 2,
+    "refresh_index": "3",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "killed_at"),
+    [
+        ("plain", {}, 5),
+        ("mid-accumulation", {"accumulation_steps": 2}, 5),
+        ("query-side", {"query_side_retriever_training": True}, 7),
+        ("bf16", {"precision": "bf16", "gold_score_mode": "emdr2"}, 3),
+        (
+            "untied",
+            {"untie_retriever": True, "save_optimizer": True, "freeze_retriever_steps": 4},
+            8,
+        ),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(
+    world: Path, name: str, flags: dict, killed_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_train(world, name=f"{name}-whole", **INTERRUPTED, **flags)
+    original = loop._micro_batch
+
+    def dies(run, *args, **kwargs) -> None:
+        if run.state.position.micro_batches == killed_at:
+            raise RuntimeError("killed")
+        original(run, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_micro_batch", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            run_train(world, name=f"{name}-resumed", **INTERRUPTED, **flags)
+    run_train(world, name=f"{name}-resumed", **INTERRUPTED, **flags)
+    whole, resumed = (logged(world, f"{name}-{end}") for end in ("whole", "resumed"))
+    assert whole.keys() == resumed.keys()
+    for step in whole:
+        same = {"loss/reader_loss", "loss/retriever_loss", "lr"} & whole[step].keys()
+        assert {k: whole[step][k] for k in same} == {k: resumed[step][k] for k in same}
+    _assert_equal_weights(checkpoint(world, f"{name}-whole"), checkpoint(world, f"{name}-resumed"))
+
+
+def _assert_equal_weights(first: Path, second: Path) -> None:
+    files = sorted(p.relative_to(first) for p in first.rglob("*.safetensors"))
+    assert files == sorted(p.relative_to(second) for p in second.rglob("*.safetensors"))
+    for file in files:
+        left, right = load_file(first / file), load_file(second / file)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), file
+
+
+def test_query_side_training_leaves_every_passage_weight_as_it_was(world: Path) -> None:
+    run_train(world, name="frozen", total_steps=5, train_retriever=True, lr_retriever=1e-2,
+              query_side_retriever_training=True)  # fmt: skip
+    saved = checkpoint(world, "frozen") / "retriever"
+    before = load_file(world / "retriever" / "model.safetensors")
+    passage = load_file(saved / "passage" / "model.safetensors")
+    query = load_file(saved / "query" / "model.safetensors")
+    assert all(torch.equal(before[name], passage[name]) for name in before)
+    assert not all(torch.equal(before[name], query[name]) for name in before)
+
+
+def test_optimiser_state_is_kept_where_it_can_be_resumed_from(world: Path) -> None:
+    run_train(world, name="lean", total_steps=5, save_freq=1)
+    kept = [
+        (checkpoint(world, "lean", n) / "reader_optimiser.safetensors").exists()
+        for n in range(1, 6)
+    ]
+    assert kept == [False, False, False, True, True]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(world: Path, caplog) -> None:
+    run_train(world, name="damaged", total_steps=4, save_freq=2)
+    weights = checkpoint(world, "damaged", 4) / "reader" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    run_train(world, name="damaged", total_steps=6, save_freq=100)
+    log = (world / "experiments" / "damaged" / "run.log").read_text()
+    assert "step-4 is damaged (reader/model.safetensors has SHA-256" in log
+    assert "resuming from" in log and "step-2 at step 2" in log
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        run_evaluate(world, name="x", model_path=checkpoint(world, "damaged", 4))
+
+
+def test_a_stop_signal_saves_and_the_same_command_goes_on(world: Path, monkeypatch) -> None:
+    original = loop._apply
+
+    def interrupted(run) -> None:
+        original(run)
+        if run.state.position.micro_batches == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_apply", interrupted)
+        assert run_train(world, name="stopped", total_steps=5) == 75
+    assert checkpoint(world, "stopped").readlink() == Path("step-3")
+    assert run_train(world, name="stopped", total_steps=5) == 0
+    run_train(world, name="unstopped", total_steps=5)
+    _assert_equal_weights(checkpoint(world, "stopped"), checkpoint(world, "unstopped"))
+
+
+def _poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    original = loop._apply
+
+    def poisoned(run) -> None:
+        if run.state.position.micro_batches in steps:
+            next(iter(run.models.reader.parameters())).grad.fill_(float("nan"))
+        original(run)
+
+    monkeypatch.setattr(loop, "_apply", poisoned)
+
+
+def test_a_non_finite_step_is_skipped(world: Path, monkeypatch) -> None:
+    _poison(monkeypatch, {2})
+    run_train(world, name="skips", total_steps=3, train_retriever=True, save_freq=1)
+    first, second, third = (
+        load_file(checkpoint(world, "skips", n) / "reader" / "model.safetensors") for n in (1, 2, 3)
+    )
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not all(torch.equal(second[k], third[k]) for k in first)
+    assert all(tensor.isfinite().all() for tensor in third.values())
+
+
+def test_too_many_non_finite_steps_end_the_run(world: Path, monkeypatch) -> None:
+    _poison(monkeypatch, {2, 3, 4})
+    with pytest.raises(TrainingDivergedError, match=r"--max_nonfinite_steps \(3\)"):
+        run_train(world, name="diverges", total_steps=9, max_nonfinite_steps=3)
+
+
+def test_a_changed_flag_is_logged_and_wins(world: Path) -> None:
+    run_train(world, name="changed", total_steps=2)
+    run_train(world, name="changed", total_steps=3, lr=5e-3)
+    log = (world / "experiments" / "changed" / "run.log").read_text()
+    assert "--lr was 0.0001 in the checkpoint, now 0.005; the command line wins" in log
+
+
+def test_a_run_starts_from_the_models_of_another(world: Path) -> None:
+    run_train(world, name="parent", total_steps=2, train_retriever=True)
+    run_train(world, name="child", total_steps=1, model_path=checkpoint(world, "parent"), lr=0.0,
+              weight_decay=0)  # fmt: skip
+    parent = load_file(checkpoint(world, "parent") / "reader" / "model.safetensors")
+    child = load_file(checkpoint(world, "child") / "reader" / "model.safetensors")
+    assert all(torch.equal(parent[key], child[key]) for key in parent)
+
+
+@pytest.mark.parametrize("mode", ["ppmean", "adist", "loop", "emdr", "emdr2"])
+def test_every_retriever_loss_trains_with_everything_switched_on(world: Path, mode: str) -> None:
+    code = run_train(
+        world,
+        name=f"all-{mode}",
+        total_steps=2,
+        train_retriever=True,
+        gold_score_mode=mode,
+        dropout=0.1,
+        retrieve_with_rerank=True,
+        n_to_rerank_with_retrieve_with_rerank=8,
+        use_gradient_checkpoint_reader=True,
+        use_gradient_checkpoint_retriever=True,
+        compute_crossattention_stats=True,
+        decoder_prompt_format="answer {query}",
+        eval_freq=2,
+        shard_optim=True,
+    )
+    assert code == 0
+    assert "loss/retriever_loss" in logged(world, f"all-{mode}")[2]
