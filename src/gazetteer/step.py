@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ Stats = dict[str, Tensor | float]
 """Numbers worth logging, by name; tensors stay on the device until they are averaged."""
 
 
+@runtime_checkable
 class PassageSource(Protocol):
     """Where the passages of a batch come from."""
 

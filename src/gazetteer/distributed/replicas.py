@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gazetteer.records import Ranks
+
+
+# torch 2.13 renamed the argument and warns about the old name; 2.11 knows no other.
+_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFER_SYNC: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers": False
+}
 
 
 def replicate(module: nn.Module, ranks: Ranks) -> nn.Module:
@@ -27,7 +36,7 @@ def replicate(module: nn.Module, ranks: Ranks) -> nn.Module:
     return DistributedDataParallel(
         module,
         device_ids=device_ids,
-        broadcast_buffers=False,
+        **_NO_BUFFER_SYNC,
         find_unused_parameters=True,
         gradient_as_bucket_view=True,
     )

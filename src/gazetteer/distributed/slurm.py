@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_ITEM = re.compile(r"([^,\[]+(?:\[[^\]]*\])?)")
+_COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 _SHELL_STEPS = {"4294967290", "4294967291"}
 """Step ids of the shell that `salloc` opens and of a batch script: no tasks that srun started."""
-_BRACKETS = re.compile(r"^(.*)\[([^\]]*)\](.*)$")
 
 
 def is_step(environment: Mapping[str, str]) -> bool:
@@ -26,15 +25,16 @@ def tasks_of_allocation(environment: Mapping[str, str]) -> int:
 
 def expand_nodes(node_list: str) -> list[str]:
     """Names behind `n[1-2,07-09],login`, in order; zero padding is kept."""
-    names: list[str] = []
-    for item in _ITEM.findall(node_list):
-        match = _BRACKETS.match(item)
-        if match is None:
-            names.append(item)
-            continue
-        head, ranges, tail = match.groups()
-        names += [f"{head}{number}{tail}" for part in ranges.split(",") for number in _range(part)]
-    return names
+    return [name for item in _COMMA_OUTSIDE_BRACKETS.split(node_list) for name in _expand(item)]
+
+
+def _expand(item: str) -> list[str]:
+    head, _, rest = item.partition("[")
+    if not rest:
+        return [head]
+    ranges, _, tail = rest.partition("]")
+    numbers = [number for part in ranges.split(",") for number in _range(part)]
+    return [f"{head}{number}{end}" for number in numbers for end in _expand(tail)]
 
 
 def _range(text: str) -> list[str]:

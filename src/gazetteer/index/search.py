@@ -81,7 +81,8 @@ class ShardedIndex:
         if self._world_size > 1:
             mine = len(queries)
             packed = exchange_rows(_pack(scores, rows), counts, [mine] * self._world_size)
-            scores, rows = _merge(packed, mine, wanted)
+            answers = packed.view(self._world_size, mine, wanted, 3)
+            scores, rows = _merge(answers, wanted)
         return Hits(rows.cpu(), scores.cpu())
 
 
@@ -91,10 +92,9 @@ def _pack(scores: Float[Tensor, "query k"], rows: Int[Tensor, "query k"]) -> Ten
     return torch.cat(parts, dim=2)
 
 
-def _merge(packed: Int[Tensor, "answer k 3"], queries: int, top_k: int) -> tuple[Tensor, Tensor]:
-    """Best of all shards' answers; `packed` is ordered by shard, then by query."""
-    shards = packed.view(-1, queries, top_k, 3) if queries else packed.view(1, 0, top_k, 3)
-    by_query = shards.permute(1, 0, 2, 3).reshape(queries, -1, 3)
+def _merge(answers: Int[Tensor, "shard query k 3"], top_k: int) -> tuple[Tensor, Tensor]:
+    """Best of all shards' answers."""
+    by_query = answers.transpose(0, 1).flatten(1, 2)
     scores = by_query[:, :, 0].contiguous().view(torch.float32)
     rows = by_query[:, :, 1:].contiguous().view(torch.int64).squeeze(2)
     return order_hits(scores, rows, top_k)
