@@ -1,4 +1,4 @@
-"""Which fields of the World Factbook are asked about, and in what words. No reading or writing here.
+"""Which fields of the World Factbook are asked about, and in what words. Nothing is read here.
 
 A field is a path in the publisher's JSON, a pattern that finds the answer in its value, and a few
 phrasings written by hand. The phrasings avoid the Factbook's own label where English allows it.
@@ -153,16 +153,6 @@ FIELDS = (
         ),
     ),
     QuestionField(
-        "area compared",
-        ("Geography", "Area - comparative"),
-        r"^(?P<answer>[^;(]+?)(?:$|[;(])",
-        (
-            "with what can the size of {country} be compared?",
-            "about as big as what is {country}?",
-            "what is {country} like in size?",
-        ),
-    ),
-    QuestionField(
         "land boundaries",
         ("Geography", "Land boundaries", "total"),
         r"^(?P<answer>[\d,.]+ km)\b",
@@ -213,16 +203,6 @@ FIELDS = (
         ),
     ),
     QuestionField(
-        "nationality adjective",
-        ("People and Society", "Nationality", "adjective"),
-        UP_TO_NOTE,
-        (
-            "which adjective describes things from {country}?",
-            "what is the adjective for the nationality of {country}?",
-            "what adjective belongs to {country}?",
-        ),
-    ),
-    QuestionField(
         "population",
         ("People and Society", "Population", "total"),
         r"^(?P<answer>[\d,]+(?:\.\d+ (?:million|billion))?)(?= |$)",
@@ -260,16 +240,6 @@ FIELDS = (
             "what is the total fertility rate of {country}?",
             "how many children does a woman in {country} have on average?",
             "how many babies are born per woman in {country}?",
-        ),
-    ),
-    QuestionField(
-        "population growth",
-        ("People and Society", "Population growth rate"),
-        r"^(?P<answer>-?[\d.]+%)",
-        (
-            "what is the population growth rate of {country}?",
-            "how fast does the number of people in {country} grow?",
-            "by how many percent does {country} grow in people each year?",
         ),
     ),
     QuestionField(

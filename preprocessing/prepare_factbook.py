@@ -19,25 +19,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from factbook_contents import CONTENTS, MAX_LINE_WORDS
 from factbook_fields import FIELDS, QuestionField
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 TEST_SHARE, DEV_SHARE = 0.14, 0.08
-
-SECTIONS = (
-    "Geography",
-    "People and Society",
-    "Government",
-    "Economy",
-    "Communications",
-    "Transportation",
-)
-"""Sections that become passages. The others hold long prose or say again what stands here, and
-would double the time that embedding takes."""
-
-MAX_LINE_WORDS = 40
-"""Longer lines are prose; no question is asked about them, and they are left out as well."""
 
 NAMES = (
     ("Government", "Country name", "conventional short form"),
@@ -173,14 +160,19 @@ def pack(lines: Iterable[Line], max_words: int) -> list[list[Line]]:
     return groups
 
 
+def section_lines(country: Country, section: str) -> list[Line]:
+    """The facts of a section that are wanted and short enough, in the publisher's order."""
+    tree = country.tree.get(section, {})
+    wanted = {key: node for key, node in tree.items() if key.strip() in CONTENTS[section]}
+    return [line for line in leaf_lines(wanted) if len(str(line).split()) <= MAX_LINE_WORDS]
+
+
 def passages_of(country: Country, max_words: int) -> list[Passage]:
     """Every passage of a country: windows of whole lines, within one section."""
     passages = []
-    for section in SECTIONS:
-        lines = leaf_lines(country.tree.get(section, {}))
-        groups = pack((x for x in lines if len(str(x).split()) <= MAX_LINE_WORDS), max_words)
+    for section in CONTENTS:
         slug = section.lower().replace(" ", "-")
-        for number, group in enumerate(groups):
+        for number, group in enumerate(pack(section_lines(country, section), max_words)):
             text = "\n".join(map(str, group))
             passages.append(Passage(f"{country.code}-{slug}-{number}", country.name, section, text))
     return passages
@@ -311,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output_directory", type=Path, required=True)
-    parser.add_argument("--max_words", type=int, default=80, help="longest passage")
+    parser.add_argument("--max_words", type=int, default=60, help="longest passage")
     parser.add_argument("--seed", type=int, default=0, help="decides the split by country")
     options = parser.parse_args(arguments)
     if options.max_words < 1:

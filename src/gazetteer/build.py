@@ -127,6 +127,7 @@ def _reader(
         dropout=options.optimisation.dropout,
         precision=options.optimisation.precision,
         max_padded_tokens=PADDED_TOKENS[ranks.device.type],
+        attention="eager" if ranks.device.type == "cpu" else "sdpa",
     )
     if options.optimisation.use_gradient_checkpoint_reader:
         enable_gradient_checkpointing(reader.model)

@@ -90,7 +90,7 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
 
     files = build_main_first(build, ranks)
     if ranks.is_main and files.skipped:
-        logger.warning("%d bad lines skipped, the first: %s", len(files.skipped), files.skipped[0])
+        logger.warning("bad lines skipped: %d, the first: %s", len(files.skipped), files.skipped[0])
     return files
 
 

@@ -15,5 +15,11 @@ def progress(total: int | None, description: str, unit: str, *, enabled: bool) -
         enabled: usually: this is rank 0, and `--no_progress` is off.
     """
     return tqdm(
-        total=total, desc=description, unit=f" {unit}", disable=not enabled, dynamic_ncols=True
+        total=total,
+        desc=description,
+        unit=f" {unit}",
+        # Bytes run into billions, and read better as MB and GB.
+        unit_scale=unit == "B",
+        disable=not enabled,
+        dynamic_ncols=True,
     )

@@ -14,6 +14,7 @@ import pytest
 from gazetteer.evaluation.run import evaluate
 from gazetteer.program import run_program
 from gazetteer.training.loop import train
+from tests.support.runs import make_world, run_train
 from tests.support.tiny_data import passages, questions, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,3 +148,13 @@ def test_two_workers_end_together_with_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("Traceback") == 1
     assert re.search(r"exitcode *: *2\b", done.stderr)
     assert not _written(tmp_path)
+
+
+def test_skipped_lines_are_counted_in_the_log_of_the_run(tmp_path: Path) -> None:
+    world = make_world(tmp_path, corpus=6, train=4, dev=3)
+    for name, number in (("train.jsonl", 1), ("passages.jsonl", 6)):
+        _spoil(world / name, number, BAD_LINES["truncated"][0])
+    assert run_train(world, name="skips", total_steps=1, on_bad_line="skip") == 0
+    log = (world / "experiments" / "skips" / "run.log").read_text()
+    assert f"bad lines skipped: 1, the first: {world / 'train.jsonl'}:1: not valid JSON" in log
+    assert f"bad lines skipped: 1, the first: {world / 'passages.jsonl'}:6: not valid JSON" in log

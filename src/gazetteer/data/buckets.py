@@ -30,12 +30,12 @@ def length_buckets(
     order = np.argsort(lengths, kind="stable")
     buckets, start = [], 0
     for stop in range(1, len(order) + 1):
-        is_full = stop - start == max_rows
-        # Sorted, so the next text is the longest the bucket would have.
+        count = stop - start
+        # Sorted, so the next text would be the longest of the bucket.
         if (
             stop == len(order)
-            or is_full
-            or (stop + 1 - start) * lengths[order[stop]] > (max_padded_tokens)
+            or count == max_rows
+            or (count + 1) * int(lengths[order[stop]]) > max_padded_tokens
         ):
             buckets.append(order[start:stop])
             start = stop

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gazetteer.data.built_folders import build_folder, require_built
 from gazetteer.data.jsonl import PASSAGE_FIELDS, Field, OnBadLine, read_lines, total_bytes
 from gazetteer.errors import DataError, IndexFileError
-from gazetteer.files import replace_json, sync
+from gazetteer.files import MANIFEST
 from gazetteer.progress import progress
 from gazetteer.records import PassageRecord
 
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ARROW_FILE = "passages.arrow"
 ABOUT_FILE = "passages.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PASSAGES_FOLDER = "passages"
 """Inside a saved index: the text of its rows, so that it can be searched without its sources."""
 BATCH_ROWS = 16_384
@@ -61,6 +62,8 @@ class PassageBatch:
 class PassageStore:
     """The passages of a corpus, by row.
 
+    Opening reads the files once, to compare them with their hashes.
+
     Args:
         folder: written by `write_passages`.
 
@@ -69,6 +72,7 @@ class PassageStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        require_built(folder, "passages")
         self.folder = folder
         try:
             about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
@@ -76,13 +80,9 @@ class PassageStore:
             self.fingerprint: str = about["fingerprint"]
             self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
             if (about["version"], about["count"]) != (FORMAT_VERSION, self.count):
-                raise ValueError(f"{self.count} rows, {ABOUT_FILE} says {about['count']}")
-            for batch in self._batches:
-                batch.validate()
-        except FileNotFoundError as error:
-            raise IndexFileError(f"{folder}: no passages here ({error.filename})") from None
+                raise ValueError(f"{ABOUT_FILE} tells of another format or count")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise IndexFileError(f"{folder}: damaged passages ({error})") from None
+            raise IndexFileError(f"{folder}: unknown passages ({error})") from None
 
     @property
     def count(self) -> int:
@@ -151,43 +151,26 @@ def write_passages(passages: Iterable[Mapping[str, Any]], folder: Path) -> Passa
 
     Args:
         passages: checked objects; `section` is merged into the title as Atlas does.
-        folder: must not exist, or is replaced.
+        folder: a name of these passages alone; where it is there already, and intact, it stays.
     """
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    partial.mkdir(parents=True)
-    try:
-        digest, count = hashlib.sha256(), 0
-        with (
-            pa.OSFile(str(partial / ARROW_FILE), "wb") as sink,
-            pa.ipc.new_file(sink, SCHEMA) as writer,
-        ):
-            for chunk in _chunks(map(_columns, passages), BATCH_ROWS):
-                for row in chunk:
-                    digest.update(json.dumps(row, ensure_ascii=False).encode())
-                arrays = [
-                    pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)
-                ]
-                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-                count += len(chunk)
-        sync(partial / ARROW_FILE)
-        about = {"version": FORMAT_VERSION, "count": count, "fingerprint": digest.hexdigest()}
-        replace_json(partial / ABOUT_FILE, about)
-        _move_into_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    build_folder(folder, lambda partial: _write(passages, partial))
     return PassageStore(folder)
 
 
-def _move_into_place(partial: Path, folder: Path) -> None:
-    """Rename; where another process was faster its folder stays, unless it is damaged."""
-    try:
-        partial.rename(folder)
-    except OSError:
-        try:
-            PassageStore(folder)
-        except IndexFileError:
-            shutil.rmtree(folder)
-            partial.rename(folder)
+def _write(passages: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    digest, count = hashlib.sha256(), 0
+    with (
+        pa.OSFile(str(folder / ARROW_FILE), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+    ):
+        for chunk in _chunks(map(_columns, passages), BATCH_ROWS):
+            for row in chunk:
+                digest.update(json.dumps(row, ensure_ascii=False).encode())
+            arrays = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+            count += len(chunk)
+    about = {"version": FORMAT_VERSION, "count": count, "fingerprint": digest.hexdigest()}
+    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _columns(passage: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -250,7 +233,7 @@ def cached_passage_store(
         wanted = lines if max_passages < 0 else islice(lines, max_passages)
         store = write_passages(wanted, folder)
     if skipped:
-        logger.warning("%d bad lines skipped, the first: %s", len(skipped), skipped[0])
+        logger.warning("bad lines skipped: %d, the first: %s", len(skipped), skipped[0])
     if store.count == 0:
         shutil.rmtree(folder)
         raise DataError(f"{', '.join(map(str, sources))}: found no passages (--passages)")
@@ -299,7 +282,7 @@ def copy_passages(store: PassageStore, folder: Path) -> None:
         return
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
-    for name in (ARROW_FILE, ABOUT_FILE):
+    for name in (ARROW_FILE, ABOUT_FILE, MANIFEST):
         try:
             os.link(store.folder / name, partial / name)
         except OSError:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.data.built_folders import build_folder, require_built
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.templates import PassageTemplate
-from gazetteer.files import sync
+from gazetteer.errors import IndexFileError
 from gazetteer.progress import progress
 from gazetteer.records import TokenIds
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+TOKENS_FILE = "tokens.arrow"
+FORMAT_VERSION = 2
 BATCH_ROWS = 16_384
 PROBE_QUERIES = (
     "question: what is it? answer: <extra_id_0>",
@@ -34,20 +35,26 @@ PROBE_QUERIES = (
     "an answer, (maybe) two: 3.5%",
 )
 PROBED_PASSAGES = 64
-SCHEMA = pa.schema([("ids", pa.large_list(pa.int32()))])
 
 
 class TokenStore:
     """Token ids of one text per passage, without special tokens, memory-mapped.
 
+    Opening reads the file once, to compare it with its hash.
+
     Args:
-        path: an Arrow file of ours.
+        folder: written by `write_tokens`.
+
+    Raises:
+        IndexFileError: the folder holds no tokens, or damaged ones.
     """
 
-    def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.schema != SCHEMA:
-            raise ValueError(f"{path}: not a token store")
+    def __init__(self, folder: Path) -> None:
+        require_built(folder, "tokens")
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(folder / TOKENS_FILE)))
+        except (OSError, pa.ArrowException) as error:
+            raise IndexFileError(f"{folder}: unknown tokens ({error})") from None
         columns = [reader.get_batch(i).column(0) for i in range(reader.num_record_batches)]
         # Views of the map: nothing is read before it is asked for.
         self._values = [column.values.to_numpy() for column in columns]
@@ -60,7 +67,7 @@ class TokenStore:
         return int(self._starts[-1])
 
     def take(self, rows: np.ndarray | Sequence[int]) -> list[TokenIds]:
-        """Token ids at these rows, as views."""
+        """Token ids at these rows: views of the file, uint16 or int32."""
         wanted = np.asarray(rows, dtype=np.int64)
         parts = np.searchsorted(self._starts, wanted, side="right") - 1
         places = wanted - self._starts[parts]
@@ -164,8 +171,8 @@ class PassageTokens:
 
     def _assemble(self, head: TokenIds, passage: TokenIds) -> TokenIds:
         room = self.max_tokens - len(self._prefix) - len(self._suffix)
-        body = np.concatenate([head, passage])[:room]
-        return np.concatenate([self._prefix, body, self._suffix])
+        head = head[:room]
+        return np.concatenate([self._prefix, head, passage[: room - len(head)], self._suffix])
 
     def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """Ids without special tokens."""
@@ -182,8 +189,9 @@ class PassageTokens:
 
     def _is_exact(self) -> bool:
         """Compare with tokenising whole texts, on passages spread over the corpus."""
-        rows = np.unique(np.linspace(0, self._corpus.count - 1, PROBED_PASSAGES).astype(np.int64))
-        records = self._corpus.records(rows)
+        count = self._corpus.count
+        rows = np.unique(np.linspace(0, max(count - 1, 0), PROBED_PASSAGES).astype(np.int64))
+        records = self._corpus.records(rows[:count])
         tails = self._tokenize([self._template.fill_passage(record) for record in records])
         for query in PROBE_QUERIES if self._template.has_query else ("",):
             head = self._none
@@ -201,39 +209,55 @@ class PassageTokens:
         # No passage contributes more ids than the model takes.
         key += [self.max_tokens]
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-        path = cache_dir / "tokens" / f"{name}.arrow"
+        folder = cache_dir / "tokens" / name
         try:
-            store = TokenStore(path)
-            if store.count == self._corpus.count:
-                return store
-        except (OSError, ValueError, pa.ArrowException):
-            pass
-        self._write(path, show_progress)
-        return TokenStore(path)
+            return TokenStore(folder)
+        except IndexFileError:
+            return write_tokens(self._token_batches(show_progress), folder, self._id_type())
 
-    def _write(self, path: Path, show_progress: bool) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    def _id_type(self) -> pa.DataType:
+        """The smallest type that holds every id: most vocabularies fit into two bytes."""
+        largest = max(self._tokenizer.get_vocab().values())
+        return pa.uint16() if largest <= np.iinfo(np.uint16).max else pa.int32()
+
+    def _token_batches(self, show_progress: bool) -> Iterator[list[TokenIds]]:
         count = self._corpus.count
-        with (
-            pa.OSFile(str(partial), "wb") as sink,
-            pa.ipc.new_file(sink, SCHEMA) as writer,
-            progress(count, "tokenising", "passage", enabled=show_progress) as bar,
-        ):
+        with progress(count, "tokenising", "passage", enabled=show_progress) as bar:
             for batch in self._corpus.batches(range(count), BATCH_ROWS):
                 texts = [self._template.fill_passage(record) for record in batch.records()]
-                ids = [one[: self.max_tokens] for one in self._tokenize(texts)]
-                writer.write_batch(_record_batch(ids))
+                yield [one[: self.max_tokens] for one in self._tokenize(texts)]
                 bar.update(len(texts))
-        sync(partial)
-        partial.replace(path)
 
 
-def _record_batch(ids: Sequence[TokenIds]) -> pa.RecordBatch:
+def write_tokens(
+    batches: Iterable[Sequence[TokenIds]], folder: Path, id_type: pa.DataType
+) -> TokenStore:
+    """Write token ids, one list per passage; the folder appears whole or not at all.
+
+    Args:
+        batches: ids of consecutive passages.
+        folder: a name of these tokens alone; where it is there already, and intact, it stays.
+        id_type: uint16 or int32.
+    """
+    schema = pa.schema([("ids", pa.large_list(id_type))])
+
+    def write(partial: Path) -> None:
+        with (
+            pa.OSFile(str(partial / TOKENS_FILE), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(_record_batch(batch, schema))
+
+    build_folder(folder, write)
+    return TokenStore(folder)
+
+
+def _record_batch(ids: Sequence[TokenIds], schema: pa.Schema) -> pa.RecordBatch:
     offsets = np.cumsum([0] + [len(one) for one in ids], dtype=np.int64)
-    values = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
-    column = pa.LargeListArray.from_arrays(offsets, pa.array(values, pa.int32()))
-    return pa.RecordBatch.from_arrays([column], schema=SCHEMA)
+    values = pa.array(np.concatenate(ids)).cast(schema.field("ids").type.value_type)
+    column = pa.LargeListArray.from_arrays(offsets, values)
+    return pa.RecordBatch.from_arrays([column], schema=schema)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, TokenIds]:

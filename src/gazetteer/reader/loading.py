@@ -21,6 +21,7 @@ from gazetteer.errors import CheckpointError
 from gazetteer.reader.fusion import FusionReader
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Attention = Literal["eager", "sdpa"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 HUB_NAMES = {
@@ -30,7 +31,12 @@ HUB_NAMES = {
 
 
 def load_reader(
-    name_or_folder: str, *, dropout: float, precision: Precision, max_padded_tokens: int
+    name_or_folder: str,
+    *,
+    dropout: float,
+    precision: Precision,
+    max_padded_tokens: int,
+    attention: Attention = "sdpa",
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
     """Load a T5 reader and its tokenizer.
 
@@ -39,6 +45,8 @@ def load_reader(
         dropout: replaces the model's own dropout everywhere.
         precision: weights are cast to it.
         max_padded_tokens: tokens of one encoder call.
+        attention: implementation inside transformers. T5's position bias keeps "sdpa" from its
+            fast kernels on a CPU, where "eager" is faster.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
@@ -47,7 +55,7 @@ def load_reader(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = T5ForConditionalGeneration.from_pretrained(
-            source, dropout_rate=dropout, dtype=torch.float32
+            source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gazetteer.data.passages import (
     write_passages,
 )
 from gazetteer.errors import DataError, IndexFileError
+from gazetteer.files import MANIFEST, write_manifest
 from tests.support.tiny_data import passages, write_jsonl
 
 
@@ -190,8 +192,9 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes] | None]] = {
     "description empty": (ABOUT_FILE, lambda content: b""),
     "description of something else": (ABOUT_FILE, lambda content: b"[1]"),
     "description missing": (ABOUT_FILE, None),
-    "other count": (ABOUT_FILE, lambda content: content.replace(b'"count": 5', b'"count": 6')),
-    "other version": (ABOUT_FILE, lambda content: content.replace(b"1", b"0", 1)),
+    "other fingerprint": (ABOUT_FILE, lambda content: content[:-8] + b"0" * 4 + content[-4:]),
+    "hashes truncated": (MANIFEST, lambda content: content[: len(content) // 2]),
+    "hashes missing": (MANIFEST, None),
 }  # fmt: skip
 
 
@@ -214,6 +217,31 @@ def test_damaged_cache_is_noticed_and_rebuilt(tmp_path: Path, name: str) -> None
     ]  # fmt: skip
     assert (folder / file).read_bytes() == content
     assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", [ARROW_FILE, ABOUT_FILE, MANIFEST])
+def test_one_lost_bit_anywhere_is_noticed(tmp_path: Path, name: str) -> None:
+    """What maps the file would crash on some of them, or read other text."""
+    store = write_passages(passages(3), tmp_path / "corpus")
+    path = store.folder / name
+    content = path.read_bytes()
+    for position in random.choices(range(len(content)), k=150):
+        changed = bytearray(content)
+        changed[position] ^= 1 << random.randrange(8)
+        path.unlink()
+        path.write_bytes(changed)
+        with pytest.raises(IndexFileError, match=f"^{store.folder}: damaged passages .+"):
+            PassageStore(store.folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("version", 1), ("count", 4)])
+def test_store_of_another_format_is_refused(tmp_path: Path, key: str, value: int) -> None:
+    folder = write_passages(passages(3), tmp_path / "corpus").folder
+    about = json.loads((folder / ABOUT_FILE).read_text())
+    (folder / ABOUT_FILE).write_text(json.dumps({**about, key: value}))
+    write_manifest(folder)
+    with pytest.raises(IndexFileError, match=f"^{folder}: unknown passages"):
+        PassageStore(folder)
 
 
 def test_store_of_another_process_is_kept(tmp_path: Path) -> None:
@@ -253,7 +281,7 @@ def test_bad_lines_are_left_out_and_counted_when_skipping(
     store = cached_passage_store([source], tmp_path / "cache", on_bad_line="skip")
     assert store.ids(range(store.count)) == ["p0", "p1", "p2", "p3"]
     assert [r.getMessage() for r in caplog.records] == [
-        f"2 bad lines skipped, the first: {source}:2: found a list, expected a JSON object "
+        f"bad lines skipped: 2, the first: {source}:2: found a list, expected a JSON object "
         "(--passages)"
     ]
 

@@ -17,7 +17,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Tokenizer
 from gazetteer.data import tokens as tokens_module
 from gazetteer.data.passages import PassageStore, write_passages
 from gazetteer.data.templates import PassageTemplate
-from gazetteer.data.tokens import PassageTokens, TokenStore, tokenizer_fingerprint
+from gazetteer.data.tokens import (
+    TOKENS_FILE,
+    PassageTokens,
+    TokenStore,
+    tokenizer_fingerprint,
+)
+from gazetteer.errors import IndexFileError
 from tests.support.tiny_data import passages
 from tests.support.tiny_models import reader_tokenizer, retriever_tokenizer
 
@@ -106,7 +112,7 @@ def test_passage_inputs_equal_whole_texts(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(query=st.text(max_size=20))
 def test_any_query_is_tokenised_as_in_the_whole_text(
@@ -233,15 +239,16 @@ def test_cache_belongs_to_corpus_tokenizer_format_and_length(
 @pytest.mark.parametrize("kept", [0, 100, -1])
 def test_damaged_cache_is_written_anew(corpus: PassageStore, tmp_path: Path, kept: int) -> None:
     _tokens(corpus, reader_tokenizer(), tmp_path)
-    (path,) = (tmp_path / "tokens").iterdir()
+    (folder,) = (tmp_path / "tokens").iterdir()
+    path = folder / TOKENS_FILE
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[:kept])
+    with pytest.raises(IndexFileError, match=f"{folder}: damaged tokens"):
+        TokenStore(folder)
     _tokens(corpus, reader_tokenizer(), tmp_path)
-    assert [(tmp_path / "tokens" / path.name).read_bytes()] == [
-        found.read_bytes() for found in (tmp_path / "tokens").iterdir()
-    ]
     assert path.read_bytes() == content
+    assert list((tmp_path / "tokens").iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1000])
@@ -251,8 +258,8 @@ def test_rows_are_found_across_record_batches(
     monkeypatch.setattr(tokens_module, "BATCH_ROWS", batch_rows)
     tokenizer = reader_tokenizer()
     tokens = _tokens(corpus, tokenizer, tmp_path, RETRIEVER_FORMAT)
-    (path,) = (tmp_path / "tokens").iterdir()
-    store = TokenStore(path)
+    (folder,) = (tmp_path / "tokens").iterdir()
+    store = TokenStore(folder)
     assert store.count == corpus.count
     rows = [corpus.count - 1, 0, 7, 6, 7, 8, 40]
     expected = _whole(tokenizer, corpus, RETRIEVER_FORMAT, "", rows, 64)
@@ -260,9 +267,40 @@ def test_rows_are_found_across_record_batches(
     assert [len(ids) for ids in store.take(rows)] == [len(ids) - 1 for ids in expected]
 
 
-def test_other_arrow_files_are_refused(corpus: PassageStore) -> None:
-    with pytest.raises(ValueError, match="not a token store"):
-        TokenStore(corpus.folder / "passages.arrow")
+def test_folder_of_something_else_is_refused(corpus: PassageStore, tmp_path: Path) -> None:
+    for folder, expected in ((corpus.folder, "unknown tokens"), (tmp_path, "no tokens here")):
+        with pytest.raises(IndexFileError, match=f"{folder}: {expected}"):
+            TokenStore(folder)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "width"),
+    [pytest.param(65_536, 2, id="ids up to 65,535"), pytest.param(65_537, 4, id="one more")],
+)
+def test_ids_take_two_bytes_where_the_vocabulary_allows(
+    corpus: PassageStore, tmp_path: Path, vocabulary: int, width: int
+) -> None:
+    tokenizer = reader_tokenizer()
+    missing = vocabulary - 1 - len(tokenizer)
+    tokenizer.add_tokens([f"<filler {number}>" for number in range(missing)] + ["paris"])
+    assert tokenizer.convert_tokens_to_ids("paris") == vocabulary - 1
+    rows = list(range(corpus.count))
+    expected = _whole(tokenizer, corpus, RETRIEVER_FORMAT, "", rows, 64)
+    assert any(vocabulary - 1 in ids for ids in expected)
+
+    tokens = _tokens(corpus, tokenizer, tmp_path, RETRIEVER_FORMAT)
+
+    assert _lists(tokens.passage_inputs(rows)) == expected
+    (folder,) = (tmp_path / "tokens").iterdir()
+    assert {ids.dtype.itemsize for ids in TokenStore(folder).take(rows)} == {width}
+
+
+def test_corpus_without_passages_has_no_tokens(tmp_path: Path) -> None:
+    empty = write_passages([], tmp_path / "corpus")
+    tokens = _tokens(empty, reader_tokenizer(), tmp_path)
+    none = np.array([], dtype=np.int64)
+    assert tokens.reader_inputs(["who is"], [none]) == [[]]
+    assert len(tokens.passage_inputs(none)) == 0
 
 
 def test_fingerprint_tells_tokenizers_apart_but_not_their_use() -> None:
