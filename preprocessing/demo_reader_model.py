@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import UnigramTrainer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 SENTINELS = 100
@@ -123,29 +124,25 @@ def copying_model(config: T5Config, seed: int) -> T5ForConditionalGeneration:
         )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = T5ForConditionalGeneration(config)
+    model: Any = T5ForConditionalGeneration(config)
     start = _CopyingStart(config.d_model, config.d_kv, generator)
-    for stack in (model.encoder, model.decoder):
-        bias = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-        bias.mul_(0.1)
-    encoder_bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    decoder_bias = model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
-    for head, bucket in enumerate((PREVIOUS, SECOND_PREVIOUS, NEXT)):
-        _prefer(encoder_bias, head, bucket)
-    _prefer(decoder_bias, 0, PREVIOUS)
-    for block in model.encoder.block:
-        attention = block.layer[0].SelfAttention
+    encoder = [block.layer for block in model.encoder.block]
+    decoder = [block.layer for block in model.decoder.block]
+    _prefer(encoder[0][0].SelfAttention, (PREVIOUS, SECOND_PREVIOUS, NEXT))
+    _prefer(decoder[0][0].SelfAttention, (PREVIOUS,))
+    for layer in encoder:
+        attention = layer[0].SelfAttention
         for head in (0, 1, 2):
             start.by_position(attention, head)
         for head in (3, 4, 5):
             start.by_match(attention, head)
-    written = model.encoder.block[0].layer[0].SelfAttention
-    for block in model.decoder.block:
-        attention = block.layer[0].SelfAttention
+    written = encoder[0][0].SelfAttention
+    for layer in decoder:
+        attention = layer[0].SelfAttention
         start.by_position(attention, 0)
         start.by_match(attention, 1)
         start.by_match(attention, 2)
-        cross = block.layer[1].EncDecAttention
+        cross = layer[1].EncDecAttention
         start.pass_on(cross)
         for head in (0, 1):
             start.by_predecessor(cross, head, written)
@@ -154,41 +151,48 @@ def copying_model(config: T5Config, seed: int) -> T5ForConditionalGeneration:
     return model
 
 
-def _prefer(bias: Tensor, head: int, bucket: int) -> None:
-    bias[:, head] = 0.0
-    bias[bucket, head] = POSITION_BIAS
+def _prefer(attention: Any, buckets: tuple[int, ...]) -> None:  # noqa: ANN401 - see _CopyingStart
+    """Let the first heads of a stack look at one relative position each, and quieten the rest."""
+    bias = attention.relative_attention_bias.weight
+    bias.mul_(0.1)
+    for head, bucket in enumerate(buckets):
+        bias[:, head] = 0.0
+        bias[bucket, head] = POSITION_BIAS
 
 
 class _CopyingStart:
-    """Overwrites the weights of single heads."""
+    """Overwrites the weights of single heads.
+
+    Attention modules are transformers' own, whose parts carry no types: hence `Any`.
+    """
 
     def __init__(self, d_model: int, d_kv: int, generator: torch.Generator) -> None:
         self._d_model = d_model
         self._d_kv = d_kv
         self._generator = generator
 
-    def by_position(self, attention: nn.Module, head: int) -> None:
+    def by_position(self, attention: Any, head: int) -> None:  # noqa: ANN401
         """Look by position alone; carry a random projection of what is seen."""
         rows = self._rows(head)
         attention.q.weight[rows].mul_(QUIET)
         attention.v.weight[rows] = self._orthonormal(self._d_kv, self._d_model)
         attention.o.weight[:, rows] = self._orthonormal(self._d_model, self._d_kv)
 
-    def by_match(self, attention: nn.Module, head: int) -> None:
+    def by_match(self, attention: Any, head: int) -> None:  # noqa: ANN401
         """Look for equal states: the same projection for queries and keys."""
         rows = self._rows(head)
         projection = self._orthonormal(self._d_kv, self._d_model) * math.sqrt(MATCH_SCALE)
         attention.q.weight[rows] = projection
         attention.k.weight[rows] = projection
 
-    def by_predecessor(self, cross: nn.Module, head: int, written: nn.Module) -> None:
+    def by_predecessor(self, cross: Any, head: int, written: Any) -> None:  # noqa: ANN401
         """Look for states whose predecessor, as head 0 of `written` noted it, equals the query."""
         rows, noted = self._rows(head), self._rows(0)
         scale = 1.5 * math.sqrt(MATCH_SCALE)
         cross.q.weight[rows] = written.v.weight[noted] * scale
         cross.k.weight[rows] = written.o.weight[:, noted].T * scale
 
-    def pass_on(self, cross: nn.Module) -> None:
+    def pass_on(self, cross: Any) -> None:  # noqa: ANN401
         """Values and output of all heads together are the identity."""
         rotation = self._orthonormal(self._d_model, self._d_model)
         cross.v.weight.copy_(rotation)

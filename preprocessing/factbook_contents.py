@@ -1,4 +1,4 @@
-"""Which parts of the World Factbook become passages. How they are cut is in `prepare_factbook.py`."""
+"""Which parts of the World Factbook become passages. `prepare_factbook.py` cuts them."""
 
 CONTENTS = {
     "Geography": (

@@ -15,11 +15,10 @@ import torch
 from jaxtyping import install_import_hook
 
 from tests.support import shapes
-
-# Before anything imports gazetteer: from here on a wrong shape or type is an error.
-install_import_hook("gazetteer", f"{shapes.__name__}.check")
-
 from tests.support.tiny_models import save_tiny_reader, save_tiny_retriever
+
+# Before any test imports gazetteer: from then on a wrong shape is an error.
+install_import_hook("gazetteer", f"{shapes.__name__}.check")
 
 ROOT = Path(__file__).resolve().parent.parent
 

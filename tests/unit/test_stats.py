@@ -38,7 +38,7 @@ def test_values_do_not_keep_the_graph_alive() -> None:
     stats = WeightedStats()
     stats.add("loss", weight * 2)
     assert stats.averages() == {"loss": 2.0}
-    assert not any(value.requires_grad for (value, _) in stats._values["loss"])  # type: ignore[union-attr]
+    assert not any(torch.as_tensor(value).requires_grad for value, _ in stats._values["loss"])
 
 
 def test_a_stopwatch_adds_up_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
