@@ -17,9 +17,10 @@ import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForConditionalGeneration
 
 from gazetteer import build
+from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.jsonl import read_lines
 from gazetteer.data.passages import CORPUS_FIELDS
-from gazetteer.data_files import build_examples
+from gazetteer.data_files import build_task
 from gazetteer.errors import CheckpointError, GazetteerError, LaunchError
 from gazetteer.index import read_manifest, shard_range
 from gazetteer.options import Options
@@ -55,7 +56,7 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
     data = options.data
     for flag, paths in (("--train_data", data.train_data), ("--eval_data", data.eval_data)):
         if paths:
-            yield f"{flag}: {_count_examples(options, ranks, paths, flag)} examples"
+            yield f"{flag}: {_count_examples(options, paths, flag)} examples"
     passages = _passages(options)
     if passages is not None:
         yield f"passages: about {passages:,}"
@@ -77,8 +78,9 @@ def _check_port(options: Options, ranks: Ranks) -> None:
             raise LaunchError(f"--main_port ({port}) is not free: {error.strerror}") from None
 
 
-def _count_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> int:
-    return build_examples(options, ranks, paths, flag).count
+def _count_examples(options: Options, paths: list[str], flag: str) -> int:
+    files, fields = [Path(path) for path in paths], build_task(options).fields
+    return ExampleFiles.open(files, fields, flag=flag, on_bad_line=options.data.on_bad_line).count
 
 
 def _passages(options: Options) -> int | None:

@@ -1,0 +1,46 @@
+"""Every command in the README and the example scripts is understood by the real parser."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gazetteer.options import build_parser
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [ROOT / "README.md", *sorted((ROOT / "example_scripts").rglob("*.sh"))]
+ARRAY = re.compile(r"^(\w+)=\((.*?)\)", re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(program, words after it) of each call of train.py or evaluate.py."""
+    joined = text.replace("\\\n", " ")
+    arrays = {name: words.replace("\n", " ") for name, words in ARRAY.findall(joined)}
+    found = []
+    for line in joined.split("\n"):
+        match = re.search(r"\b(train|evaluate)\.py\s+(--.*)", line.strip().strip("`"))
+        if match is None or line.lstrip().startswith("#"):
+            continue
+        words = re.sub(r'"\$\{(\w+)\[@\]\}"', lambda m: arrays[m[1]], match[2]).replace("...", "")
+        # A number stands for what the shell would have put there; it suits every type.
+        words = re.sub(r"\$\(\([^)]*\)\)|\$\{?\w+\}?", "7", words)
+        found.append((match[1], shlex.split(words, comments=True)))
+    return found
+
+
+ALL = [(source.name, *command) for source in SOURCES for command in commands(source.read_text())]
+
+
+@pytest.mark.parametrize(("source", "program", "words"), ALL, ids=lambda value: str(value)[:40])
+def test_every_documented_command_parses(source: str, program: str, words: list[str]) -> None:
+    values = build_parser(program).parse_args(words)  # type: ignore[arg-type]
+    assert values.task == "qa"
+
+
+def test_commands_are_found() -> None:
+    names = [name for name, _, _ in ALL]
+    assert names.count("README.md") >= 6
+    assert names.count("demo.sh") >= 6

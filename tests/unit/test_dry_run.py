@@ -1,0 +1,63 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from gazetteer.dry_run import plan
+from gazetteer.errors import CheckpointError, DataError, GazetteerError, LaunchError
+from gazetteer.records import Ranks
+from tests.support.runs import make_world, options_of
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def lines(world: Path, program: str = "train", ranks: Ranks | None = None, **flags) -> list[str]:
+    return list(plan(options_of(world, program, **flags), ranks or Ranks()))
+
+
+def test_the_plan_says_what_the_run_has_and_needs(world: Path) -> None:
+    text = "\n".join(lines(world, train_retriever=True, save_index_path=world / "index"))
+    assert "--train_data: 24 examples" in text
+    assert "--eval_data: 7 examples" in text
+    assert "passages: about 40" in text
+    assert "reader: 0.0 M weights" in text or "reader: 0.1 M weights" in text
+    assert "memory per worker" in text and "disk for --save_index_path" in text
+
+
+def test_nothing_is_written(world: Path) -> None:
+    before = sorted(world.rglob("*"))
+    lines(world, save_index_path=world / "index", name="never")
+    assert sorted(world.rglob("*")) == before
+
+
+def test_a_run_without_retrieval_needs_no_retriever(world: Path) -> None:
+    text = "\n".join(lines(world, "evaluate", closed_book=True, passages=None))
+    assert "retriever" not in text and "passages" not in text
+
+
+def test_a_long_corpus_is_estimated_from_its_first_lines(world: Path, monkeypatch) -> None:
+    monkeypatch.setattr("gazetteer.dry_run.PROBED_LINES", 10)
+    line = next(line for line in lines(world) if line.startswith("passages"))
+    assert 30 <= int(line.removeprefix("passages: about ")) <= 50
+    assert "passages: about 7" in lines(world, max_passages=7)
+
+
+def test_what_would_stop_the_run_stops_the_plan(world: Path, tmp_path: Path, monkeypatch) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{}\n")
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: field 'question'"):
+        lines(world, train_data=bad)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        lines(world, reader_model_type=tmp_path / "empty")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"--main_port \\({port}\\) is not free"):
+            lines(world, main_port=port)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(GazetteerError, match="are free"):
+        lines(world, save_index_path=tmp_path / "index")
