@@ -42,6 +42,7 @@ STAGES = (
     Stage("stage1", 38_400, lambda maker: maker.lookup(LookupShape())),
     Stage("stage2", 16_000, lambda maker: maker.reading(ReadingShape(2, cut_passages=0.8))),
     Stage("stage3", 12_000, lambda maker: maker.reading(ReadingShape(4, cut_passages=0.3))),
+    Stage("stage4", 8_000, lambda maker: maker.reading(ReadingShape(5, cut_passages=0.0))),
 )
 """Short single facts first; then the demo's questions over more and longer passages."""
 

@@ -54,7 +54,7 @@ def start_as_srun(tasks: str, *arguments: str, job: int) -> list[subprocess.Pope
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """Exit code and error output of each; none outlives the test."""
     try:
-        outputs = [process.communicate(timeout=100)[1] for process in processes]
+        outputs = [process.communicate(timeout=200)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -85,7 +85,7 @@ def test_a_rank_that_crashes_ends_the_others_at_once(tmp_path: Path) -> None:
     assert main == (0, "")
     (report,) = reports(tmp_path)
     assert report["sum"] is None
-    assert report["seconds"] < 10  # The collective timeout is 300.
+    assert report["seconds"] < 60  # The collective timeout is 300.
 
 
 def test_torchrun_starts_the_ranks_and_starts_them_again(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_torchrun_starts_the_ranks_and_starts_them_again(tmp_path: Path) -> None
         env=environment(PYTHONWARNINGS="default"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
     assert "rank 1 crashes" in done.stderr

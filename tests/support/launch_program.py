@@ -37,7 +37,7 @@ def listening_addresses() -> list[str]:
 
 def main(folder: Path, crash: str = "") -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    with process_group(collective_timeout_seconds=300, rendezvous_timeout_seconds=60) as ranks:
+    with process_group(collective_timeout_seconds=300, rendezvous_timeout_seconds=120) as ranks:
         if ranks.rank == 1 and (crash == "crash" or (crash == "crash_first" and attempt == "0")):
             raise RuntimeError("rank 1 crashes")
         start = time.monotonic()
