@@ -83,7 +83,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def reader_config(vocabulary: int) -> T5Config:
     """Shape of the reader: 2.6 million parameters at 3,072 tokens."""
-    return T5Config(
+    config = T5Config(
         vocab_size=vocabulary,
         d_model=192,
         d_kv=32,
@@ -97,8 +97,9 @@ def reader_config(vocabulary: int) -> T5Config:
         dropout_rate=0.1,
         pad_token_id=0,
         eos_token_id=1,
-        decoder_start_token_id=0,
     )
+    config.decoder_start_token_id = 0
+    return config
 
 
 @torch.no_grad()

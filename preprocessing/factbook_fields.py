@@ -13,7 +13,8 @@ TITLES = (
     "Acting|Transitional|Interim|Prime Minister|President|King|Queen|Emir|Amir|Sultan|Grand Duke|"
     "Prince|Governor-General|Governor General|Governor|Lieutenant Governor|Premier|Chancellor|"
     "Chief Minister|Taoiseach|State Councilor|Supreme Leader|Captain Regent|Chairman|Chairperson|"
-    "Administrator|High Commissioner|Commissioner|Sovereign|Pope|Gen\\.|General|Col\\.|Dr\\.|Sir|Dame"
+    "Administrator|High Commissioner|Commissioner|Sovereign|Pope|General|Sir|Dame|"
+    r"Gen\.|Col\.|Dr\."
 )
 PERSON = rf"^(?P<answer>(?:(?:{TITLES}) )*(?P<short>[^;,(:]+?)) \((?:since|born|represented)"
 UP_TO_NOTE = r"^(?P<answer>[^;(]+?)\s*(?:$|[;(]|note\b)"

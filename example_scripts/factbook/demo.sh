@@ -10,6 +10,7 @@ cd "$(dirname "$0")/../.."
 OUT=${1:?usage: demo.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
 STEPS=${STEPS:-200}
+N_CONTEXT=${N_CONTEXT:-1}
 DATA=$OUT/data
 EXPERIMENTS=$OUT/experiments
 READER=example_scripts/factbook/reader
@@ -38,7 +39,7 @@ say "Training reader and query tower together, retrieval in the loop"
 run train.py "${COMMON[@]}" "${SEARCH[@]}" "${TRAINING[@]}" --name open-book \
     --reader_model_type "$READER" --retriever_model_path "$RETRIEVER" \
     --train_retriever --query_side_retriever_training --gold_score_mode pdist --lr_retriever 1e-4 \
-    --n_context 5 --retriever_n_context 8 --load_index_path "$OUT/index"
+    --n_context "$N_CONTEXT" --retriever_n_context 8 --load_index_path "$OUT/index"
 TRAINED=$EXPERIMENTS/open-book/checkpoint/latest
 
 say "Training the same reader for as many steps with the book closed"
@@ -50,12 +51,12 @@ run evaluate.py "${COMMON[@]}" "${TESTING[@]}" --name test-closed-book --closed_
     --model_path "$EXPERIMENTS/closed-book/checkpoint/latest" --write_results
 
 say "Test on unseen countries: trained reader, retriever before training"
-run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-before --n_context 5 \
+run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-before --n_context "$N_CONTEXT" \
     --reader_model_type "$TRAINED/reader" --retriever_model_path "$RETRIEVER" \
     --load_index_path "$OUT/index" --write_results
 
 say "Test on unseen countries: trained reader, trained retriever"
-run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-after --n_context 5 \
+run evaluate.py "${COMMON[@]}" "${SEARCH[@]}" "${TESTING[@]}" --name test-after --n_context "$N_CONTEXT" \
     --model_path "$TRAINED" --load_index_path "$OUT/index" --write_results
 
 say "What the retriever finds after training"
