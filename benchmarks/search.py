@@ -143,7 +143,7 @@ def _measure(ranks: Ranks, folder: Path, repetitions: int) -> tuple[dict[str, li
 
 
 def faiss_search(threads: int, repetitions: int) -> tuple[Timing, np.ndarray]:
-    """faiss's exact index, tuned: BLAS at every size, a kernel for this machine, all threads."""
+    """Faiss's exact index, tuned: BLAS at every size, a kernel for this machine, all threads."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -182,8 +182,8 @@ def main() -> None:
         facts,
     )
     peers = {n: timings[n] for n in ("faiss IndexFlatIP, tuned", "Gazetteer, hits alone")}
-    report("search_faiss", "Search alone: two workers of one thread, faiss with all threads (wall time)",
-           peers, "faiss IndexFlatIP, tuned", facts)  # fmt: skip
+    title = "Search alone: two workers of one thread, faiss with all threads (wall time)"
+    report("search_faiss", title, peers, "faiss IndexFlatIP, tuned", facts)
 
 
 def _one_round(folder: Path, repetitions: int) -> dict[str, list[float]]:

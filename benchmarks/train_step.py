@@ -178,7 +178,7 @@ def main() -> None:
             "real tokens": real,
             "padded by the peer": PASSAGES * PADDED_TO,
             "float32 product": precision,
-            "losses": {name: losses for name, losses in found.items()},
+            "losses": dict(found),
         },
     )
 

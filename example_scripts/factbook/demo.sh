@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 
 OUT=${1:?usage: demo.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
-STEPS=${STEPS:-200}
+STEPS=${STEPS:-180}
 N_CONTEXT=${N_CONTEXT:-1}
 DATA=$OUT/data
 EXPERIMENTS=$OUT/experiments
@@ -39,7 +39,7 @@ say "Training reader and query tower together, retrieval in the loop"
 run train.py "${COMMON[@]}" "${SEARCH[@]}" "${TRAINING[@]}" --name open-book \
     --reader_model_type "$READER" --retriever_model_path "$RETRIEVER" \
     --train_retriever --query_side_retriever_training --gold_score_mode pdist --lr_retriever 1e-4 \
-    --n_context "$N_CONTEXT" --retriever_n_context 8 --load_index_path "$OUT/index"
+    --n_context "$N_CONTEXT" --retriever_n_context 4 --load_index_path "$OUT/index"
 TRAINED=$EXPERIMENTS/open-book/checkpoint/latest
 
 say "Training the same reader for as many steps with the book closed"

@@ -153,8 +153,9 @@ def _needs(
     if passages is not None and retriever is not None:
         index_bytes = passages * retriever.dim * 4
         rows = len(shard_range(passages, 0, ranks.world_size)) + 1
-        yield f"index: {index_bytes / GIB:.2f} GiB in all, {rows * retriever.dim * 4 / GIB:.2f} GiB per worker"
-        held += rows * retriever.dim * 4
+        shard_bytes = rows * retriever.dim * 4
+        yield f"index: {index_bytes / GIB:.2f} GiB in all, {shard_bytes / GIB:.2f} GiB per worker"
+        held += shard_bytes
     yield f"memory per worker, activations aside: {held / GIB:.2f} GiB of {_memory(ranks):.1f} GiB"
     yield from _disk(options, index_bytes)
 
@@ -176,11 +177,11 @@ def _disk(options: Options, index_bytes: int) -> Iterator[str]:
     if options.index.save_index_path:
         folder = Path(options.index.save_index_path)
         free = shutil.disk_usage(_existing_parent(folder)).free
-        yield f"disk for --save_index_path: {index_bytes / GIB:.2f} GiB of {free / GIB:.1f} GiB free"
+        needed = f"{index_bytes / GIB:.2f} GiB"
+        yield f"disk for --save_index_path: {needed}, {free / GIB:.1f} GiB are free"
         if index_bytes > free:
             raise GazetteerError(
-                f"--save_index_path ({folder}): needs {index_bytes / GIB:.2f} GiB, "
-                f"{free / GIB:.2f} GiB are free"
+                f"--save_index_path ({folder}): needs {needed}, {free / GIB:.2f} GiB are free"
             )
 
 

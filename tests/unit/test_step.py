@@ -11,6 +11,7 @@ from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
 from gazetteer.reader import FusionReader
 from gazetteer.records import Batch, Example
+from gazetteer.stats import Stopwatch
 from gazetteer.step import (
     GivenPassages,
     ReaderInputs,
@@ -19,7 +20,6 @@ from gazetteer.step import (
     TrainingStep,
     correlation,
 )
-from gazetteer.stats import Stopwatch
 from tests.support.tiny_models import reader_tokenizer, tiny_t5
 from tests.unit.selection.test_selection import World
 
@@ -95,7 +95,7 @@ def nll_by_hand(parts: Parts, query: int, rows: list[int]) -> torch.Tensor:
         TEMPLATE.format(query=QUERIES[query], **record)
         for record in parts.world.corpus.records(rows)
     ]
-    ids = [np.array(i[:59] + [1] if len(i) > 60 else i) for i in tokenizer(texts)["input_ids"]]
+    ids = [np.array([*i[:59], 1] if len(i) > 60 else i) for i in tokenizer(texts)["input_ids"]]
     labels = parts.batch.targets.labels[query]
     inputs = parts.batch.targets.decoder_input_ids[query : query + 1]
     logits = parts.reader.decode(parts.reader.encode([ids]).fused(), inputs)[0]

@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gazetteer.records import Ranks
 
-
 # torch 2.13 renamed the argument and warns about the old name; 2.11 knows no other.
 _ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
 _NO_BUFFER_SYNC: dict[str, Any] = {

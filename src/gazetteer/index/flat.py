@@ -14,16 +14,20 @@ from torch import Tensor
 
 TILE_ROWS = 65_536
 TILE_QUERIES = 256
-GROUP = 64
-RESCORE_NUMBERS = 4_000_000
-"""How many numbers one rescoring step may hold in float64 (32 MB)."""
+GROUP = 16
+RESCORE_NUMBERS = {"cpu": 65_536, "cuda": 4_000_000}
+"""How many numbers one rescoring step may hold in float64: a CPU's cache, 32 MB of a GPU."""
 
 EMPTY_ROW = -1
 """Stands where a shard has fewer rows than were asked for; its score is -inf."""
 
 
 def search_flat(
-    embeddings: Float[Tensor, "row dim"], queries: Float[Tensor, "query dim"], top_k: int
+    embeddings: Float[Tensor, "row dim"],
+    queries: Float[Tensor, "query dim"],
+    top_k: int,
+    *,
+    norm_limit: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
     """Find the top_k rows of a shard for each query.
 
@@ -31,6 +35,7 @@ def search_flat(
         embeddings: float32; may have no rows.
         queries: float32, same device; may be empty.
         top_k: hits wanted, at least 1.
+        norm_limit: `largest_norm(embeddings)`, for callers that search the same rows again.
 
     Returns:
         Scores (float32, descending) and row numbers inside the shard (int64), ties by row. Columns
@@ -41,13 +46,20 @@ def search_flat(
     indices = torch.full_like(scores, EMPTY_ROW, dtype=torch.int64)
     if rows == 0 or len(queries) == 0:
         return scores, indices
-    largest_norm = _largest_norm(embeddings)
+    norm_limit = largest_norm(embeddings) if norm_limit is None else norm_limit
     found = min(top_k, rows)
     for start in range(0, len(queries), TILE_QUERIES):
         part = slice(start, start + TILE_QUERIES)
-        best = _certified(embeddings, queries[part], found, largest_norm)
+        best = _certified(embeddings, queries[part], found, norm_limit)
         scores[part, :found], indices[part, :found] = best
     return scores, indices
+
+
+def largest_norm(embeddings: Float[Tensor, "row dim"]) -> Float[Tensor, ""]:
+    """Length of the longest vector, on which the rounding bound depends; 0 without rows."""
+    if len(embeddings) == 0:
+        return embeddings.new_zeros(())
+    return torch.stack([tile.norm(dim=1).max() for tile in embeddings.split(TILE_ROWS)]).max()
 
 
 def order_hits(scores: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +71,7 @@ def order_hits(scores: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor
 
 
 def _certified(
-    embeddings: Tensor, queries: Tensor, top_k: int, largest_norm: Tensor
+    embeddings: Tensor, queries: Tensor, top_k: int, norm_limit: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Exact top k; widens the candidate set until the rounding bound vouches for it."""
     rows = len(embeddings)
@@ -69,7 +81,7 @@ def _certified(
     if width == rows:
         return scores, indices
     # A row that was not proposed has an approximate score of at most the last proposed one.
-    bound = proposed[:, -1] + _rounding_bound(queries, largest_norm)
+    bound = proposed[:, -1] + _rounding_bound(queries, norm_limit)
     unsure = (scores[:, -1] <= bound).nonzero().squeeze(1)
     while len(unsure):
         width = min(rows, width * 4)
@@ -78,12 +90,12 @@ def _certified(
         scores[unsure], indices[unsure] = order_hits(exact, candidates, top_k)
         if width == rows:
             break
-        bound = proposed[:, -1] + _rounding_bound(queries[unsure], largest_norm)
+        bound = proposed[:, -1] + _rounding_bound(queries[unsure], norm_limit)
         unsure = unsure[scores[unsure, -1] <= bound]
     return scores, indices
 
 
-def _rounding_bound(queries: Tensor, largest_norm: Tensor) -> Tensor:
+def _rounding_bound(queries: Tensor, norm_limit: Tensor) -> Tensor:
     """Twice the error a float32 dot product of this length can have, for each query.
 
     |computed - exact| <= gamma * |q|.|x| with gamma = d u / (1 - d u), u = 2^-24, in any order of
@@ -92,20 +104,17 @@ def _rounding_bound(queries: Tensor, largest_norm: Tensor) -> Tensor:
     """
     unit = 2.0**-24
     gamma = queries.shape[1] * unit / (1 - queries.shape[1] * unit)
-    return 2 * gamma * queries.norm(dim=1) * largest_norm
-
-
-def _largest_norm(embeddings: Tensor) -> Tensor:
-    return torch.stack([tile.norm(dim=1).max() for tile in embeddings.split(TILE_ROWS)]).max()
+    return 2 * gamma * queries.norm(dim=1) * norm_limit
 
 
 def _propose(embeddings: Tensor, queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Approximate top `width` rows, in descending order of the float32 product."""
     best_scores = queries.new_empty(len(queries), 0)
     best_rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    # Rows first: a library must repack its right-hand side, and the queries are the smaller.
+    columns = queries.T.contiguous()
     for first in range(0, len(embeddings), TILE_ROWS):
-        tile = queries @ embeddings[first : first + TILE_ROWS].T
-        scores, rows = _tile_top(tile, width)
+        scores, rows = _tile_top(embeddings[first : first + TILE_ROWS] @ columns, width)
         best_scores = torch.cat([best_scores, scores], dim=1)
         best_rows = torch.cat([best_rows, rows + first], dim=1)
         best_scores, order = best_scores.topk(min(width, best_scores.shape[1]), dim=1)
@@ -113,24 +122,25 @@ def _propose(embeddings: Tensor, queries: Tensor, width: int) -> tuple[Tensor, T
     return best_scores, best_rows
 
 
-def _tile_top(tile: Float[Tensor, "query row"], width: int) -> tuple[Tensor, Tensor]:
-    """Top `width` of each line, by way of the maxima of groups of rows.
+def _tile_top(
+    tile: Float[Tensor, "row query"], width: int
+) -> tuple[Float[Tensor, "query candidate"], Int[Tensor, "query candidate"]]:
+    """Top `width` rows of each query, by way of the maxima of groups of rows.
 
     The top `width` scores lie in the `width` groups with the largest maxima, and taking a maximum
     is several times cheaper than selecting; the result is the same as `topk` on the whole tile.
     """
-    groups = tile.shape[1] // GROUP
+    groups = len(tile) // GROUP
     if groups <= width:
-        return tile.topk(min(width, tile.shape[1]), dim=1)
-    head = tile[:, : groups * GROUP].unflatten(1, (groups, GROUP))
-    chosen = head.amax(dim=2).topk(width, dim=1, sorted=False).indices
-    members = head.gather(1, chosen.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)
-    offsets = torch.arange(GROUP, device=tile.device)
-    rows = (chosen.unsqueeze(2) * GROUP + offsets).flatten(1)
-    tail = torch.arange(groups * GROUP, tile.shape[1], device=tile.device)
-    members = torch.cat([members, tile[:, groups * GROUP :]], dim=1)
-    rows = torch.cat([rows, tail.expand(len(tile), -1)], dim=1)
-    scores, order = members.topk(width, dim=1)
+        return tile.T.topk(min(width, len(tile)), dim=1)
+    head, tail = tile[: groups * GROUP], tile[groups * GROUP :]
+    maxima = head.unflatten(0, (groups, GROUP)).amax(dim=1).T.contiguous()
+    chosen = maxima.topk(width, dim=1, sorted=False).indices
+    members = (chosen.unsqueeze(2) * GROUP + torch.arange(GROUP, device=tile.device)).flatten(1)
+    scores = torch.cat([head.gather(0, members.T).T, tail.T], dim=1)
+    rest = torch.arange(groups * GROUP, len(tile), device=tile.device)
+    rows = torch.cat([members, rest.expand(len(members), -1)], dim=1)
+    scores, order = scores.topk(width, dim=1)
     return scores, rows.gather(1, order)
 
 
@@ -138,7 +148,7 @@ def _rescore(
     embeddings: Tensor, queries: Tensor, rows: Int[Tensor, "query candidate"]
 ) -> Float[Tensor, "query candidate"]:
     """Dot products in float64, rounded to float32: the same whatever the batch or the shard."""
-    step = max(1, RESCORE_NUMBERS // (rows.shape[1] * embeddings.shape[1]))
+    step = max(1, RESCORE_NUMBERS[rows.device.type] // (rows.shape[1] * embeddings.shape[1]))
     pieces = []
     for query, wanted in zip(queries.split(step), rows.split(step), strict=True):
         vectors = embeddings.index_select(0, wanted.reshape(-1)).double()

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.distributed.collectives import all_gather_rows, exchange_rows
-from gazetteer.index.flat import order_hits, search_flat
+from gazetteer.index.flat import largest_norm, order_hits, search_flat
 from gazetteer.index.shards import shard_range
 from gazetteer.records import Hits, Ranks
 
@@ -31,6 +31,7 @@ class ShardedIndex:
         self.rows = shard_range(count, ranks.rank, ranks.world_size)
         self._world_size = ranks.world_size
         self._embeddings: Tensor | None = None
+        self._norm_limit: Tensor | None = None
         if embeddings is not None:
             self.replace(embeddings)
 
@@ -51,6 +52,7 @@ class ShardedIndex:
         if len(embeddings) != len(self.rows):
             raise ValueError(f"got {len(embeddings)} embeddings for {len(self.rows)} rows")
         self._embeddings = embeddings.float().contiguous()
+        self._norm_limit = largest_norm(self._embeddings)
 
     @torch.no_grad()
     def search(self, queries: Float[Tensor, "query dim"], top_k: int) -> Hits:
@@ -76,7 +78,7 @@ class ShardedIndex:
         wanted = min(top_k, self.count)
         shard = self.embeddings
         everyone, counts = all_gather_rows(queries.to(shard.device, torch.float32))
-        scores, rows = search_flat(shard, everyone, wanted)
+        scores, rows = search_flat(shard, everyone, wanted, norm_limit=self._norm_limit)
         rows = torch.where(rows >= 0, rows + self.rows.start, rows)
         if self._world_size > 1:
             mine = len(queries)

@@ -69,4 +69,4 @@ def test_lengths_and_beams_are_obeyed() -> None:
 def test_answers_come_without_special_tokens() -> None:
     tokenizer = reader_tokenizer()
     ids = tokenizer("<extra_id_0> the capital")["input_ids"]
-    assert decode_answers(tokenizer, [ids + [0, 0]]) == ["the capital"]
+    assert decode_answers(tokenizer, [[*ids, 0, 0]]) == ["the capital"]
