@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def _sample(record: Mapping[str, Any]) -> str:
     return (
         f"Q  {question}\n"
         f"A  {record['generation']}    (right: {' / '.join(record['answers'])})\n"
-        f"   best of {len(record['passages'])} passages: {passage['title']} | {text[:200]}"
+        f"   found: {passage['title']} | {text[:200]}"
     )
 
 
@@ -89,7 +90,7 @@ def picture(
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    names = [name.replace(", ", ",\n") for name in readings]
+    names = [re.sub(r", | (?=before|after)", "\n", name) for name in readings]
     for offset, metric, label in ((-0.2, "exact_match", "exact match"), (0.2, "f1", "F1")):
         places = [i + offset for i in range(len(names))]
         bars = left.bar(places, [m[metric] for m in readings.values()], 0.38, label=label)
