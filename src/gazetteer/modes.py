@@ -10,12 +10,11 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module in evaluation mode (no dropout) and put it back as it was."""
-    was_training = module.training
-    if was_training:
-        module.eval()
+    """Run a module in evaluation mode (no dropout) and put each part of it back as it was."""
+    was_training = [part for part in module.modules() if part.training]
+    module.eval()
     try:
         yield
     finally:
-        if was_training:
-            module.train()
+        for part in was_training:
+            part.training = True

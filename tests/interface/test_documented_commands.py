@@ -21,12 +21,14 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     arrays = {name: words.replace("\n", " ") for name, words in ARRAY.findall(joined)}
     found = []
     for line in joined.split("\n"):
-        match = re.search(r"\b(train|evaluate)\.py\s+(--.*)", line.strip().strip("`"))
+        match = re.search(r"\b(train|evaluate)\.py\s+((?:--|\"\$).*)", line.strip().strip("`"))
         if match is None or line.lstrip().startswith("#"):
             continue
         words = re.sub(r'"\$\{(\w+)\[@\]\}"', lambda m: arrays[m[1]], match[2]).replace("...", "")
-        # A number stands for what the shell would have put there; it suits every type.
-        words = re.sub(r"\$\(\([^)]*\)\)|\$\{?\w+\}?", "7", words)
+        words = words.replace('"$@"', "").split("; }")[0]
+        # Stand-ins for what the shell would put there: numbers, and else names of models or files.
+        words = re.sub(r"\$\{?(STEPS|N_CONTEXT|WORKERS)\}?", "7", words)
+        words = re.sub(r"\$\([^()]*\)|\$\{?\w+\}?(?:/[\w.-]+)*", "some/name", words)
         found.append((match[1], shlex.split(words, comments=True)))
     return found
 

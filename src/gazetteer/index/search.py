@@ -97,6 +97,8 @@ def _pack(scores: Float[Tensor, "query k"], rows: Int[Tensor, "query k"]) -> Ten
 def _merge(answers: Int[Tensor, "shard query k 3"], top_k: int) -> tuple[Tensor, Tensor]:
     """Best of all shards' answers."""
     by_query = answers.transpose(0, 1).flatten(1, 2)
-    scores = by_query[:, :, 0].contiguous().view(torch.float32)
-    rows = by_query[:, :, 1:].contiguous().view(torch.int64).squeeze(2)
+    # Copies: a view that holds nothing would keep an offset that no int64 can begin at.
+    scores = by_query[:, :, 0].clone(memory_format=torch.contiguous_format).view(torch.float32)
+    rows = by_query[:, :, 1:].clone(memory_format=torch.contiguous_format).view(torch.int64)
+    rows = rows.squeeze(2)
     return order_hits(scores, rows, top_k)

@@ -108,14 +108,13 @@ def save_index(
         ranks: this process among its peers.
     """
     main_first(lambda: folder.mkdir(parents=True, exist_ok=True), ranks)
-    version = f"{identity.encoder.weights[:12]}-{step}"
     mine = shard_range(max(files, ranks.world_size), ranks.rank, ranks.world_size)
     written = []
     for position, number in enumerate(mine):
         local = shard_range(len(index.rows), position, len(mine))
-        name = f"{TENSOR}.{version}.{number:05d}.safetensors"
         vectors = index.embeddings[local.start : local.stop]
-        written.append(_write_file(folder / name, vectors, index.rows.start + local.start))
+        first_row = index.rows.start + local.start
+        written.append(_write_file(folder / f"{TENSOR}.{number:05d}", vectors, first_row))
     payload = json.dumps([asdict(file) for file in written]).encode()
     gathered = gather_bytes(payload)
     if gathered is not None:
@@ -133,16 +132,16 @@ def save_index(
     barrier()
 
 
-def _write_file(path: Path, vectors: Tensor, first_row: int) -> IndexFile:
-    temporary = path.with_suffix(".part")
+def _write_file(stem: Path, vectors: Tensor, first_row: int) -> IndexFile:
+    """Write vectors under a name that only this content has: no other version loses a file."""
+    temporary = stem.with_name(f"{stem.name}.part")
     # A clone: a slice would drag the whole storage along.
     save_file({TENSOR: vectors.detach().cpu().clone()}, temporary)
     sync(temporary)
     digest, size = file_digest(temporary)
-    temporary.replace(path)
-    return IndexFile(
-        name=path.name, first_row=first_row, rows=len(vectors), bytes=size, sha256=digest
-    )
+    name = f"{stem.name}.{digest[:16]}.safetensors"
+    temporary.replace(stem.with_name(name))
+    return IndexFile(name=name, first_row=first_row, rows=len(vectors), bytes=size, sha256=digest)
 
 
 def _remove_other_versions(folder: Path, keep: set[str]) -> None:
@@ -159,27 +158,29 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
     except ValueError as error:
         raise IndexFileError(f"{path}: not a readable manifest ({error})") from None
-    if document.get("format") != FORMAT or document.get("format_version") != FORMAT_VERSION:
-        found = f"{document.get('format')} version {document.get('format_version')}"
-        raise IndexFileError(f"{path}: found {found}, expected {FORMAT} version {FORMAT_VERSION}")
     try:
+        kind = document["format"], document["format_version"]
+        if kind != (FORMAT, FORMAT_VERSION):
+            raise IndexFileError(
+                f"{path}: found {kind[0]} version {kind[1]}, "
+                f"expected {FORMAT} version {FORMAT_VERSION}"
+            )
         manifest = _parse_manifest(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IndexFileError(f"{path}: damaged manifest ({error})") from None
-    covered = sorted((file.first_row, file.rows) for file in manifest.files)
-    position = 0
-    for first_row, rows in covered:
-        if first_row != position:
-            raise IndexFileError(f"{path}: rows {position}..{first_row - 1} are in no file")
-        position += rows
-    if position != manifest.count:
-        raise IndexFileError(f"{path}: files hold {position} rows, expected {manifest.count}")
+        problem = _uncovered_rows(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise IndexFileError(f"{path}: damaged manifest ({_describe(error)})") from None
+    if problem is not None:
+        raise IndexFileError(f"{path}: {problem}")
     return manifest
+
+
+def _describe(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _parse_manifest(document: dict[str, Any]) -> Manifest:
@@ -191,8 +192,29 @@ def _parse_manifest(document: dict[str, Any]) -> Manifest:
         identity=IndexIdentity(
             corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
         ),
-        files=tuple(IndexFile(**file) for file in document["files"]),
+        files=tuple(_parse_file(file) for file in document["files"]),
     )
+
+
+def _parse_file(document: dict[str, Any]) -> IndexFile:
+    file = IndexFile(**document)
+    if Path(file.name).name != file.name:
+        raise ValueError(f"'{file.name}' is not the name of a file in the folder itself")
+    return file
+
+
+def _uncovered_rows(manifest: Manifest) -> str | None:
+    """What keeps the files from holding each row once, or None."""
+    position = 0
+    for first_row, rows in sorted((file.first_row, file.rows) for file in manifest.files):
+        if first_row > position:
+            return f"rows {position}..{first_row - 1} are in no file"
+        if first_row < position:
+            return f"rows {first_row}..{position - 1} are in two files"
+        position += rows
+    if position != manifest.count:
+        return f"files hold {position} rows, expected {manifest.count}"
+    return None
 
 
 def identity_mismatches(found: IndexIdentity, expected: IndexIdentity) -> list[str]:
@@ -223,6 +245,11 @@ def load_rows(folder: Path, manifest: Manifest, rows: range) -> Float[Tensor, "r
                 part = tensors.get_slice(TENSOR)[local]
         except SafetensorError as error:
             raise IndexFileError(f"{folder / file.name}: {error}") from None
+        if part.shape[1:] != result.shape[1:]:
+            raise IndexFileError(
+                f"{folder / file.name}: vectors of shape {tuple(part.shape[1:])}, "
+                f"the manifest says {manifest.embedding_dim}"
+            )
         result[shared.start - rows.start : shared.stop - rows.start] = part
     return result
 
