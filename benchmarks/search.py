@@ -130,8 +130,8 @@ def _measure(ranks: Ranks, folder: Path, repetitions: int) -> tuple[dict[str, li
     mine = queries[ranks.rank :: ranks.world_size].contiguous()
 
     def ours() -> list:
-        hits = index.search(mine, TOP_K)
-        return [store.records(rows) for rows in hits.rows.numpy()]
+        found = store.records(index.search(mine, TOP_K).rows.numpy().ravel())
+        return [found[start : start + TOP_K] for start in range(0, len(found), TOP_K)]
 
     def without_text() -> object:
         return index.search(mine, TOP_K)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -169,7 +170,9 @@ class Totals:
 
 
 def _passages(hits: Hits, store: PassageStore) -> list[list[PassageRecord]]:
-    return [store.records(row[row >= 0]) for row in hits.rows.numpy()]
+    rows = hits.rows.numpy()
+    records = iter(store.records(rows[rows >= 0]))
+    return [list(islice(records, int(found))) for found in (rows >= 0).sum(axis=1)]
 
 
 def _records(

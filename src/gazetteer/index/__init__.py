@@ -1,7 +1,8 @@
 """The index: exact search over sharded embeddings, and its files."""
 
+from gazetteer.index.flat import FlatShard
 from gazetteer.index.search import ShardedIndex
-from gazetteer.index.shards import shard_range
+from gazetteer.index.shards import Shard, ShardBuilder, shard_range
 from gazetteer.index.storage import (
     EncoderIdentity,
     IndexIdentity,
@@ -14,8 +15,11 @@ from gazetteer.index.storage import (
 
 __all__ = [
     "EncoderIdentity",
+    "FlatShard",
     "IndexIdentity",
     "Manifest",
+    "Shard",
+    "ShardBuilder",
     "ShardedIndex",
     "identity_mismatches",
     "load_rows",

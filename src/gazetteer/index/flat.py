@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gazetteer.index.shards import EMPTY_ROW
+
 TILE_ROWS = 65_536
 TILE_QUERIES = 256
 GROUP = 8
@@ -22,8 +24,28 @@ RESCORE_NUMBERS = {"cpu": 65_536, "cuda": 4_000_000}
 WIDEST = 4_000_000
 """How many candidates one widened search, and how many numbers one rescoring step, may hold."""
 
-EMPTY_ROW = -1
-"""Stands where a shard has fewer rows than were asked for; its score is -inf."""
+
+class FlatShard:
+    """Vectors as they are; every search is exact.
+
+    Args:
+        vectors: any float dtype; held as float32.
+    """
+
+    def __init__(self, vectors: Float[Tensor, "row dim"]) -> None:
+        self.vectors = vectors.float().contiguous()
+        self._norm_limit = largest_norm(self.vectors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.vectors.device
+
+    def search(
+        self, queries: Float[Tensor, "query dim"], top_k: int
+    ) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
+        """See `Shard.search`."""
+        return search_flat(self.vectors, queries, top_k, norm_limit=self._norm_limit)
 
 
 def search_flat(

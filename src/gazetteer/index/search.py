@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.distributed.collectives import all_gather_rows, exchange_rows
-from gazetteer.index.flat import largest_norm, order_hits, search_flat
-from gazetteer.index.shards import shard_range
+from gazetteer.index.flat import FlatShard, order_hits
+from gazetteer.index.shards import Shard, ShardBuilder, shard_range
 from gazetteer.records import Hits, Ranks
 
 
@@ -18,41 +18,60 @@ class ShardedIndex:
     Args:
         count: passages in the whole index.
         ranks: this process among its peers; rank r holds range r of world_size.
-        embeddings: float32 vectors of this rank's range, on the rank's device.
+        embeddings: vectors of this rank's range, on the device that is to search them.
+        build_shard: the kind of index; exact if not given.
 
     Raises:
         ValueError: the number of embeddings is not the size of this rank's range.
     """
 
     def __init__(
-        self, count: int, ranks: Ranks, embeddings: Float[Tensor, "row dim"] | None = None
+        self,
+        count: int,
+        ranks: Ranks,
+        embeddings: Float[Tensor, "row dim"] | None = None,
+        *,
+        build_shard: ShardBuilder = FlatShard,
     ) -> None:
         self.count = count
         self.rows = shard_range(count, ranks.rank, ranks.world_size)
         self._world_size = ranks.world_size
-        self._embeddings: Tensor | None = None
-        self._norm_limit: Tensor | None = None
+        self._build_shard = build_shard
+        self._shard: Shard | None = None
         if embeddings is not None:
             self.replace(embeddings)
 
     @property
-    def embeddings(self) -> Float[Tensor, "row dim"]:
-        """Vectors of this rank's rows. Raises ValueError before the first `replace`."""
-        if self._embeddings is None:
+    def shard(self) -> Shard:
+        """This rank's rows. Raises ValueError before there are any."""
+        if self._shard is None:
             raise ValueError("the index is empty: embed the corpus or load a saved index first")
-        return self._embeddings
+        return self._shard
+
+    @property
+    def embeddings(self) -> Float[Tensor, "row dim"]:
+        """float32 vectors of this rank's rows. Raises ValueError before there are any."""
+        return self.shard.vectors
 
     @property
     def is_filled(self) -> bool:
         """True once there is something to search."""
-        return self._embeddings is not None
+        return self._shard is not None
 
     def replace(self, embeddings: Float[Tensor, "row dim"]) -> None:
-        """Adopt a new version of this rank's vectors, whole."""
+        """Build a new version from this rank's vectors and adopt it, whole.
+
+        Collective: every rank must call this.
+        """
         if len(embeddings) != len(self.rows):
             raise ValueError(f"got {len(embeddings)} embeddings for {len(self.rows)} rows")
-        self._embeddings = embeddings.float().contiguous()
-        self._norm_limit = largest_norm(self._embeddings)
+        self._shard = self._build_shard(embeddings)
+
+    def adopt(self, shard: Shard) -> None:
+        """Serve a version that is ready, such as one that was loaded."""
+        if len(shard.vectors) != len(self.rows):
+            raise ValueError(f"got {len(shard.vectors)} rows, expected {len(self.rows)}")
+        self._shard = shard
 
     @torch.no_grad()
     def search(self, queries: Float[Tensor, "query dim"], top_k: int) -> Hits:
@@ -76,9 +95,9 @@ class ShardedIndex:
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         wanted = min(top_k, self.count)
-        shard = self.embeddings
+        shard = self.shard
         everyone, counts = all_gather_rows(queries.to(shard.device, torch.float32))
-        scores, rows = search_flat(shard, everyone, wanted, norm_limit=self._norm_limit)
+        scores, rows = shard.search(everyone, wanted)
         rows = torch.where(rows >= 0, rows + self.rows.start, rows)
         if self._world_size > 1:
             mine = len(queries)
