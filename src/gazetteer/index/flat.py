@@ -9,12 +9,25 @@ until it can.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gazetteer.index.first_pass import (
+    Candidates,
+    RoundedRows,
+    has_first_pass,
+    possible_rows,
+    round_rows,
+)
 from gazetteer.index.shards import EMPTY_ROW
 
+FEWEST_ROWS = 8192
+"""Shards smaller than this are searched in float32: a first pass would cost more than it saves."""
+ROWS_PER_HIT = 64
+"""Likewise shards with fewer rows than this for each hit asked for."""
 TILE_ROWS = 65_536
 TILE_QUERIES = 256
 GROUP = 8
@@ -26,26 +39,97 @@ WIDEST = 4_000_000
 
 
 class FlatShard:
-    """Vectors as they are; every search is exact.
+    """Vectors as they are; every search returns exactly the top k of the float32 vectors.
+
+    A first pass over int8 codes (see first_pass.py) leaves few rows to score. Where it cannot
+    help, for few rows or for scores too close to tell apart, float32 products are computed.
 
     Args:
-        vectors: any float dtype; held as float32.
+        vectors: any float dtype; held as float32. May be a memory map: then the first pass keeps
+            what is read of it small.
+        codes: what the first pass holds of each row, on the device that searches. None makes int8
+            codes of `vectors` on their device.
     """
 
-    def __init__(self, vectors: Float[Tensor, "row dim"]) -> None:
+    def __init__(self, vectors: Float[Tensor, "row dim"], codes: RoundedRows | None = None) -> None:
         self.vectors = vectors.float().contiguous()
-        self._norm_limit = largest_norm(self.vectors)
+        if codes is None and len(vectors) >= FEWEST_ROWS and has_first_pass(vectors.device):
+            codes = round_rows(self.vectors, "int8")
+        self._codes = codes
+        self._norm_limit = largest_norm(self.vectors) if codes is None else codes.norms.max()
 
     @property
     def device(self) -> torch.device:
-        """Where the vectors are."""
-        return self.vectors.device
+        """Where searches run."""
+        return self.vectors.device if self._codes is None else self._codes.codes.device
 
     def search(
         self, queries: Float[Tensor, "query dim"], top_k: int
     ) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
         """See `Shard.search`."""
-        return search_flat(self.vectors, queries, top_k, norm_limit=self._norm_limit)
+        codes = self._codes
+        if codes is None or len(queries) == 0 or ROWS_PER_HIT * top_k > len(self.vectors):
+            return self._without_codes(queries, top_k)
+        parts = queries.split(TILE_QUERIES)
+        scores, rows = zip(*(self._in_two_passes(q, top_k, codes) for q in parts), strict=True)
+        return torch.cat(scores), torch.cat(rows)
+
+    def _in_two_passes(
+        self, queries: Tensor, top_k: int, codes: RoundedRows
+    ) -> tuple[Tensor, Tensor]:
+        candidates = possible_rows(codes, queries, top_k)
+        if candidates is None:
+            return self._without_codes(queries, top_k)
+        return _best_of(self.vectors, queries, candidates, top_k)
+
+    def _without_codes(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        scores, rows = search_flat(
+            self.vectors, queries.to(self.vectors.device), top_k, norm_limit=self._norm_limit
+        )
+        return scores.to(queries.device), rows.to(queries.device)
+
+
+def _best_of(
+    vectors: Tensor, queries: Tensor, candidates: Candidates, top_k: int
+) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
+    """Exact top k, given rows that contain it.
+
+    The most promising k are scored first: only rows that may beat the worst of those are left.
+    """
+    counts = candidates.query.bincount(minlength=len(queries))
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(len(candidates.row), device=queries.device) - starts[candidates.query]
+    rows = torch.zeros(len(queries), int(counts.max()), dtype=torch.int64, device=queries.device)
+    upper = torch.full_like(rows, float("-inf"), dtype=torch.float32)
+    rows[candidates.query, place] = candidates.row
+    upper[candidates.query, place] = candidates.upper
+    upper, order = upper.sort(dim=1, descending=True)
+    rows = rows.gather(1, order)
+    scores = torch.full_like(upper, float("-inf"))
+    scores[:, :top_k] = exact_scores(vectors, queries, rows[:, :top_k])
+    worst = scores[:, :top_k].amin(dim=1, keepdim=True)
+    hopeful = (upper >= worst).sum(dim=1) - top_k
+    # Queries with about as many of them are scored together, and what pads them left out.
+    order = hopeful.argsort()
+    counts_left = hopeful[order].tolist()
+    for some, width in _scoring_steps(counts_left, vectors):
+        part, more = order[some], slice(top_k, top_k + width)
+        scores[part, more] = exact_scores(vectors, queries[part], rows[part, more])
+    scores = scores.masked_fill(upper < worst, float("-inf"))
+    left = top_k + max(counts_left, default=0)
+    return order_hits(scores[:, :left], rows[:, :left], top_k)
+
+
+def _scoring_steps(counts: list[int], vectors: Tensor) -> Iterator[tuple[slice, int]]:
+    """Runs of ascending counts whose rows fit one scoring step, and the largest count of each."""
+    numbers = RESCORE_NUMBERS[vectors.device.type] // vectors.shape[1]
+    first = sum(count <= 0 for count in counts)
+    while first < len(counts):
+        last = first + 1
+        while last < len(counts) and (last + 1 - first) * counts[last] <= numbers:
+            last += 1
+        yield slice(first, last), counts[last - 1]
+        first = last
 
 
 def search_flat(
@@ -104,9 +188,10 @@ def _certified(
     width = min(len(embeddings), width)
     bound = _rounding_bound(queries, norm_limit)
     proposed, candidates = _propose(embeddings, queries, width)
-    kept = _worth_rescoring(proposed, top_k, bound)
+    # One more than needed, to show that it was not.
+    kept = max(top_k, _worth_rescoring(proposed, proposed[:, top_k - 1], bound) + 1)
     proposed, candidates = proposed[:, :kept], candidates[:, :kept]
-    scores, indices = order_hits(_rescore(embeddings, queries, candidates), candidates, top_k)
+    scores, indices = order_hits(exact_scores(embeddings, queries, candidates), candidates, top_k)
     if width == len(embeddings):
         return scores, indices
     # A row that was not kept has an approximate score of at most the last kept one.
@@ -121,14 +206,16 @@ def _certified(
 
 
 def _worth_rescoring(
-    proposed: Float[Tensor, "query candidate"], top_k: int, bound: Float[Tensor, " query"]
+    scores: Float[Tensor, "query candidate"],
+    last: Float[Tensor, " query"],
+    bound: Float[Tensor, " query"],
 ) -> int:
-    """How many of the proposed rows rounding could lift into the top k of some query, and one more.
+    """How many of these rows rounding could lift into the top k of some query.
 
-    The errors of a row and of the k-th best one together are less than twice the bound.
+    `last` is the k-th best score. Its error and that of a row are together less than twice the
+    bound.
     """
-    hopeful = proposed >= (proposed[:, top_k - 1] - 2 * bound).unsqueeze(1)
-    return max(top_k, int(hopeful.sum(dim=1).max()) + 1)
+    return int((scores >= (last - 2 * bound).unsqueeze(1)).sum(dim=1).max())
 
 
 def _rounding_bound(queries: Tensor, norm_limit: Tensor) -> Tensor:
@@ -181,17 +268,27 @@ def _tile_top(
     return scores, rows.gather(1, order)
 
 
-def _rescore(
+def exact_scores(
     embeddings: Tensor, queries: Tensor, rows: Int[Tensor, "query candidate"]
 ) -> Float[Tensor, "query candidate"]:
     """Dot products in float64, rounded to float32: the same whatever the batch or the shard."""
     widest = max(1, WIDEST // embeddings.shape[1])
     if rows.shape[1] > widest:
-        parts = [_rescore(embeddings, queries, part) for part in rows.split(widest, dim=1)]
+        parts = [exact_scores(embeddings, queries, part) for part in rows.split(widest, dim=1)]
         return torch.cat(parts, dim=1)
     step = max(1, RESCORE_NUMBERS[rows.device.type] // (rows.shape[1] * embeddings.shape[1]))
     pieces = []
     for query, wanted in zip(queries.double().split(step), rows.split(step), strict=True):
-        vectors = embeddings.index_select(0, wanted.reshape(-1)).double()
-        pieces.append(vectors.view(*wanted.shape, -1) @ query.unsqueeze(2))
-    return torch.cat(pieces).squeeze(2).float()
+        vectors = embeddings.index_select(0, wanted.reshape(-1).to(embeddings.device))
+        vectors = vectors.to(rows.device).double()
+        pieces.append(_dot(vectors.view(*wanted.shape, -1), query))
+    return torch.cat(pieces).float()
+
+
+def _dot(
+    vectors: Float[Tensor, "query candidate dim"], queries: Float[Tensor, "query dim"]
+) -> Float[Tensor, "query candidate"]:
+    # One query at a time goes to a matrix-vector product, which is faster than a batched one.
+    if len(queries) == 1:
+        return (vectors[0] @ queries[0]).unsqueeze(0)
+    return (vectors @ queries.unsqueeze(2)).squeeze(2)

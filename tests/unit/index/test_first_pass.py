@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gazetteer.index import first_pass, flat
+from gazetteer.index.first_pass import BLOCK, CodeType, possible_rows, round_rows
+from gazetteer.index.flat import FlatShard
+
+CODES: tuple[CodeType, ...] = get_args(CodeType)
+
+
+def brute_force(vectors: Tensor, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """All products in float64, rounded; ties by row."""
+    scores = (queries.double() @ vectors.double().T).float()
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    return scores.gather(1, order), order
+
+
+def assert_exact(vectors: Tensor, queries: Tensor, top_k: int, kind: CodeType = "int8") -> None:
+    shard = FlatShard(vectors, round_rows(vectors, kind))
+    scores, rows = shard.search(queries, top_k)
+    expected_scores, expected_rows = brute_force(vectors, queries, top_k)
+    assert torch.equal(rows, expected_rows)
+    assert torch.equal(scores, expected_scores)
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles, several steps, and no shard too small for a first pass."""
+    monkeypatch.setattr(first_pass, "TILE_ROWS", 4 * BLOCK)
+    monkeypatch.setattr(first_pass, "MANY_QUERIES", 2)
+    monkeypatch.setitem(first_pass.SCORES_PER_STEP, "cpu", 3 * 4 * BLOCK * 4)
+    monkeypatch.setitem(flat.RESCORE_NUMBERS, "cpu", 500)
+    monkeypatch.setattr(flat, "ROWS_PER_HIT", 1)
+    monkeypatch.setattr(flat, "TILE_QUERIES", 5)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each first pass found candidates, rather than gave up."""
+    outcomes: list[bool] = []
+
+    def spy(*args: object) -> object:
+        found = possible_rows(*args)  # type: ignore[arg-type]
+        outcomes.append(found is not None)
+        return found
+
+    monkeypatch.setattr(flat, "possible_rows", spy)
+    return outcomes
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("top_k", [1, 7, 40])
+def test_two_passes_give_the_exact_top_k(kind: CodeType, top_k: int, passes: list[bool]) -> None:
+    assert_exact(torch.randn(3000, 24), torch.randn(12, 24), top_k, kind)
+    assert all(passes)
+    assert len(passes) == 3
+
+
+@pytest.mark.parametrize("rows", [BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 4 * BLOCK + 1, 999])
+def test_any_number_of_rows(rows: int) -> None:
+    assert_exact(torch.randn(rows, 9), torch.randn(3, 9), 5)
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_the_last_row_is_not_found_twice(kind: CodeType) -> None:
+    vectors = torch.randn(BLOCK + 3, 8)
+    vectors[-1] = 5.0
+    assert_exact(vectors, torch.ones(2, 8), 4, kind)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 5, 6, 17])
+def test_any_number_of_queries(queries: int) -> None:
+    assert_exact(torch.randn(1500, 8), torch.randn(queries, 8), 3)
+
+
+def test_no_queries_find_nothing() -> None:
+    scores, rows = FlatShard(torch.randn(9000, 4)).search(torch.zeros(0, 4), 3)
+    assert scores.shape == rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_ties_go_to_the_lower_row(kind: CodeType) -> None:
+    assert_exact(torch.randint(-2, 3, (2000, 3)).float(), torch.ones(4, 3), 30, kind)
+
+
+def test_where_all_scores_are_equal_the_first_pass_gives_up(passes: list[bool]) -> None:
+    _, rows = FlatShard(torch.ones(9000, 8)).search(torch.ones(2, 8), 6)
+    assert rows.tolist() == [list(range(6))] * 2
+    assert passes == [False]
+
+
+@pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-7])
+def test_rows_that_rounding_cannot_tell_apart_are_ordered(noise: float) -> None:
+    vectors = torch.randn(1, 32) * (1 + noise * torch.randn(1200, 32))
+    assert_exact(vectors, torch.randn(6, 32), 10)
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_rows_of_very_different_lengths(kind: CodeType) -> None:
+    vectors = torch.randn(1200, 16) * torch.logspace(-4, 2, 1200).unsqueeze(1)
+    vectors[500] = 0
+    assert_exact(vectors, torch.randn(6, 16), 10, kind)
+
+
+def test_zero_queries_and_zero_vectors() -> None:
+    assert_exact(torch.zeros(700, 4), torch.zeros(2, 4), 3)
+    assert_exact(torch.randn(700, 4), torch.zeros(2, 4), 3)
+
+
+def test_a_bound_that_cannot_be_given_falls_back() -> None:
+    vectors = torch.randn(9000, 4)
+    vectors[17, 2] = float("inf")
+    assert round_rows(vectors, "int8") is None
+    assert round_rows(torch.full((64, 4), 1e6), "fp16") is None
+    _, rows = FlatShard(vectors).search(torch.ones(1, 4), 1)
+    assert rows.tolist() == [[17]]
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_no_row_scores_more_than_its_upper_bound(kind: CodeType, scale: float) -> None:
+    vectors, queries = scale * torch.randn(900, 20), torch.randn(5, 20)
+    rounded = round_rows(vectors, kind)
+    assert rounded is not None
+    found = possible_rows(rounded, queries, 200)
+    assert found is not None
+    exact = (vectors.double()[found.row] * queries.double()[found.query]).sum(1)
+    assert (exact <= found.upper.double()).all()
+    # Nor is the bound so wide that nothing is ruled out.
+    few = possible_rows(rounded, queries, 1)
+    assert few is not None
+    assert len(few.row) < 5 * 100
+
+
+def test_few_rows_or_many_hits_need_no_first_pass(
+    monkeypatch: pytest.MonkeyPatch, passes: list[bool]
+) -> None:
+    monkeypatch.setattr(flat, "ROWS_PER_HIT", 64)
+    FlatShard(torch.randn(flat.FEWEST_ROWS - 1, 4)).search(torch.randn(1, 4), 1)
+    FlatShard(torch.randn(flat.FEWEST_ROWS, 4)).search(torch.randn(1, 4), 1000)
+    assert passes == []
+    FlatShard(torch.randn(flat.FEWEST_ROWS, 4)).search(torch.randn(1, 4), 1)
+    assert passes == [True]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(64, 700),
+    dim=st.integers(1, 40),
+    asked=st.integers(1, 9),
+    top_k=st.integers(1, 60),
+    seed=st.integers(0, 10_000),
+    levels=st.sampled_from([0, 2, 9]),
+    kind=st.sampled_from(CODES),
+)
+def test_any_search_is_exact(
+    rows: int, dim: int, asked: int, top_k: int, seed: int, levels: int, kind: CodeType
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(rows, dim, generator=generator)
+    queries = torch.randn(asked, dim, generator=generator)
+    if levels:
+        vectors = (vectors * levels).round()
+    assert_exact(vectors, queries, top_k, kind)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("asked", [1, 7, 64])
+def test_two_passes_on_a_gpu(asked: int) -> None:
+    vectors, queries = torch.randn(20_000, 384), torch.randn(asked, 384)
+    _, rows = FlatShard(vectors.cuda()).search(queries.cuda(), 10)
+    assert torch.equal(rows.cpu(), brute_force(vectors, queries, 10)[1])
