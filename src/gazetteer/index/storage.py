@@ -6,7 +6,9 @@ Files name their row ranges, so any number of workers loads what any other numbe
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 FORMAT = "gazetteer-index"
 FORMAT_VERSION = 1
 TENSOR = "embeddings"
+CHECKSUM = "manifest_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +129,47 @@ def save_index(
             identity=identity,
             files=tuple(listed),
         )
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-        replace_json(folder / MANIFEST, document)
-        _remove_other_versions(folder, keep={file.name for file in listed})
+        _publish(folder, manifest)
     barrier()
+
+
+def save_rows(
+    parts: Iterable[Float[Tensor, "row dim"]],
+    folder: Path,
+    *,
+    identity: IndexIdentity,
+    step: int,
+    embedding_dim: int,
+) -> None:
+    """Write an index from a stream of its rows, one file for each part, in whatever dtype they are.
+
+    Not a collective: for one process, such as a tool. Holds one part in memory.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written, first_row = [], 0
+    for number, vectors in enumerate(parts):
+        written.append(_write_file(folder / f"{TENSOR}.{number:05d}", vectors, first_row))
+        first_row += len(vectors)
+    manifest = Manifest(
+        count=first_row,
+        embedding_dim=embedding_dim,
+        step=step,
+        identity=identity,
+        files=tuple(written),
+    )
+    _publish(folder, manifest)
+
+
+def _publish(folder: Path, manifest: Manifest) -> None:
+    """Make this version the one that the folder shows, and remove what the last one left."""
+    document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
+    replace_json(folder / MANIFEST, document | {CHECKSUM: _checksum(document)})
+    _remove_other_versions(folder, keep={file.name for file in manifest.files})
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content, however it is laid out."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _write_file(stem: Path, vectors: Tensor, first_row: int) -> IndexFile:
@@ -172,6 +212,9 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = _parse_manifest(document)
         problem = _uncovered_rows(manifest)
+        expected = document.pop(CHECKSUM)
+        if problem is None and expected != _checksum(document):
+            problem = f"damaged manifest (its content is not what its {CHECKSUM} vouches for)"
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IndexFileError(f"{path}: damaged manifest ({_describe(error)})") from None
     if problem is not None:
