@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gazetteer.distributed.agreement import main_first
 from gazetteer.distributed.collectives import barrier, gather_bytes
 from gazetteer.errors import IndexFileError
-from gazetteer.files import file_digest, replace_json, sync
+from gazetteer.files import replace_json
 from gazetteer.index.search import ShardedIndex
 from gazetteer.index.shards import overlap, shard_range
+from gazetteer.index.stored_files import IndexFile, write_rows
 from gazetteer.records import Ranks
 
 MANIFEST = "manifest.json"
@@ -57,25 +57,6 @@ class IndexIdentity:
 
     corpus: str
     encoder: EncoderIdentity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFile:
-    """One file of vectors.
-
-    Attributes:
-        name: inside the index folder.
-        first_row: global row of its first vector.
-        rows: number of vectors; may be 0.
-        bytes: size on disk.
-        sha256: of the whole file.
-    """
-
-    name: str
-    first_row: int
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +98,8 @@ def save_index(
         local = shard_range(len(index.rows), position, len(mine))
         vectors = index.embeddings[local.start : local.stop]
         first_row = index.rows.start + local.start
-        written.append(_write_file(folder / f"{TENSOR}.{number:05d}", vectors, first_row))
+        stem = folder / f"{TENSOR}.{number:05d}"
+        written.append(write_rows(stem, TENSOR, vectors, first_row))
     payload = json.dumps([asdict(file) for file in written]).encode()
     gathered = gather_bytes(payload)
     if gathered is not None:
@@ -148,7 +130,8 @@ def save_rows(
     folder.mkdir(parents=True, exist_ok=True)
     written, first_row = [], 0
     for number, vectors in enumerate(parts):
-        written.append(_write_file(folder / f"{TENSOR}.{number:05d}", vectors, first_row))
+        stem = folder / f"{TENSOR}.{number:05d}"
+        written.append(write_rows(stem, TENSOR, vectors, first_row))
         first_row += len(vectors)
     manifest = Manifest(
         count=first_row,
@@ -170,18 +153,6 @@ def _publish(folder: Path, manifest: Manifest) -> None:
 def _checksum(document: dict[str, Any]) -> str:
     """SHA-256 of a manifest's content, however it is laid out."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _write_file(stem: Path, vectors: Tensor, first_row: int) -> IndexFile:
-    """Write vectors under a name that only this content has: no other version loses a file."""
-    temporary = stem.with_name(f"{stem.name}.part")
-    # A clone: a slice would drag the whole storage along.
-    save_file({TENSOR: vectors.detach().cpu().clone()}, temporary)
-    sync(temporary)
-    digest, size = file_digest(temporary)
-    name = f"{stem.name}.{digest[:16]}.safetensors"
-    temporary.replace(stem.with_name(name))
-    return IndexFile(name=name, first_row=first_row, rows=len(vectors), bytes=size, sha256=digest)
 
 
 def _remove_other_versions(folder: Path, keep: set[str]) -> None:
@@ -235,15 +206,8 @@ def _parse_manifest(document: dict[str, Any]) -> Manifest:
         identity=IndexIdentity(
             corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
         ),
-        files=tuple(_parse_file(file) for file in document["files"]),
+        files=tuple(IndexFile.parse(file) for file in document["files"]),
     )
-
-
-def _parse_file(document: dict[str, Any]) -> IndexFile:
-    file = IndexFile(**document)
-    if Path(file.name).name != file.name:
-        raise ValueError(f"'{file.name}' is not the name of a file in the folder itself")
-    return file
 
 
 def _uncovered_rows(manifest: Manifest) -> str | None:
@@ -281,7 +245,7 @@ def load_rows(folder: Path, manifest: Manifest, rows: range) -> Float[Tensor, "r
         shared = overlap(range(file.first_row, file.first_row + file.rows), rows)
         if len(shared) == 0:
             continue
-        _verify(folder / file.name, file)
+        file.verify(folder)
         local = slice(shared.start - file.first_row, shared.stop - file.first_row)
         try:
             with safe_open(folder / file.name, framework="pt") as tensors:
@@ -295,13 +259,3 @@ def load_rows(folder: Path, manifest: Manifest, rows: range) -> Float[Tensor, "r
             )
         result[shared.start - rows.start : shared.stop - rows.start] = part
     return result
-
-
-def _verify(path: Path, file: IndexFile) -> None:
-    if not path.is_file():
-        raise IndexFileError(f"{path}: missing, though the manifest names it")
-    digest, size = file_digest(path)
-    if size != file.bytes:
-        raise IndexFileError(f"{path}: {size} bytes, the manifest says {file.bytes}")
-    if digest != file.sha256:
-        raise IndexFileError(f"{path}: SHA-256 {digest}, the manifest says {file.sha256}")

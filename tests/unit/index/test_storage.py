@@ -21,6 +21,7 @@ from gazetteer.index import (
     read_manifest,
     save_index,
     storage,
+    stored_files,
 )
 from gazetteer.records import Ranks
 
@@ -123,7 +124,7 @@ def test_a_missing_file_is_found_where_it_is_needed(saved: Path) -> None:
 def test_a_file_without_vectors_is_refused_though_its_hash_is_right(saved: Path) -> None:
     manifest = read_manifest(saved)
     (saved / "notes").write_text("no vectors here")
-    digest, size = storage.file_digest(saved / "notes")
+    digest, size = stored_files.file_digest(saved / "notes")
     file = replace(manifest.files[0], name="notes", bytes=size, sha256=digest)
     with pytest.raises(IndexFileError, match="notes: "):
         load_rows(saved, replace(manifest, files=(file,)), range(2))
@@ -250,8 +251,8 @@ class Killer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10**9
         for owner, name in [
-            (storage, "save_file"),
-            (storage, "sync"),
+            (stored_files, "save_file"),
+            (stored_files, "sync"),
             (storage, "replace_json"),
             (Path, "replace"),
             (Path, "unlink"),
