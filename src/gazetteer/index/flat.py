@@ -26,7 +26,7 @@ from gazetteer.index.shards import EMPTY_ROW
 
 FEWEST_ROWS = 8192
 """Shards smaller than this are searched in float32: a first pass would cost more than it saves."""
-ROWS_PER_HIT = 64
+ROWS_PER_HIT = 512
 """Likewise shards with fewer rows than this for each hit asked for."""
 TILE_ROWS = 65_536
 TILE_QUERIES = 256

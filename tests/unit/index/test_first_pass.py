@@ -142,7 +142,7 @@ def test_no_row_scores_more_than_its_upper_bound(kind: CodeType, scale: float) -
 def test_few_rows_or_many_hits_need_no_first_pass(
     monkeypatch: pytest.MonkeyPatch, passes: list[bool]
 ) -> None:
-    monkeypatch.setattr(flat, "ROWS_PER_HIT", 64)
+    monkeypatch.setattr(flat, "ROWS_PER_HIT", 512)
     FlatShard(torch.randn(flat.FEWEST_ROWS - 1, 4)).search(torch.randn(1, 4), 1)
     FlatShard(torch.randn(flat.FEWEST_ROWS, 4)).search(torch.randn(1, 4), 1000)
     assert passes == []
