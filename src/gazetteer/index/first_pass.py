@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 GROUP = 8
 """Rows that share a scale, and of which the largest score is looked at first."""
@@ -43,7 +45,8 @@ class RoundedRows:
     """Rows in few bits, with what bounds their error.
 
     Attributes:
-        codes: int8, bfloat16 or float16; the last row is repeated up to a whole number of blocks.
+        codes: int8, bfloat16 or float16; the last row is repeated up to a whole number of blocks,
+            and int8 columns are padded with zeros to a whole number of 8.
         scales: float32; a row is about its codes times its group's scale.
         norms: length of the longest row of each tile.
         residuals: largest distance of a row from its rounding, in each tile.
@@ -72,9 +75,20 @@ class Candidates:
     upper: Float[Tensor, " candidate"]
 
 
+@cache
 def has_first_pass(device: torch.device) -> bool:
-    """Whether torch multiplies int8 matrices on this device."""
-    return device.type in SCORES_PER_STEP and hasattr(torch, "_int_mm")
+    """Whether torch multiplies int8 matrices on this device, and does it right."""
+    if device.type not in SCORES_PER_STEP or not hasattr(torch, "_int_mm"):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-LARGEST_CODE, LARGEST_CODE + 1, (69, 24), generator=generator)
+    rows, queries = codes[:BLOCK], codes[BLOCK:]
+    product = torch.empty(len(rows), len(queries), dtype=torch.int32, device=device)
+    try:
+        _multiply(rows.to(device, torch.int8), queries.to(device, torch.int8), product)
+    except RuntimeError:
+        return False
+    return torch.equal(product.cpu().long(), rows @ queries.T)
 
 
 def round_rows(vectors: Float[Tensor, "row dim"], kind: CodeType) -> RoundedRows | None:
@@ -85,7 +99,8 @@ def round_rows(vectors: Float[Tensor, "row dim"], kind: CodeType) -> RoundedRows
     """
     count, dim = vectors.shape
     padded = -(-count // BLOCK) * BLOCK
-    codes = torch.empty(padded, dim, dtype=CODE_DTYPES[kind], device=vectors.device)
+    width = _padded_dim(dim) if kind == "int8" else dim
+    codes = torch.zeros(padded, width, dtype=CODE_DTYPES[kind], device=vectors.device)
     scales = torch.ones(padded // GROUP, device=vectors.device)
     tiles = range(0, count, TILE_ROWS)
     norms, residuals = torch.empty(2, len(tiles), device=vectors.device)
@@ -103,7 +118,7 @@ def round_rows(vectors: Float[Tensor, "row dim"], kind: CodeType) -> RoundedRows
         if kind == "int8":
             rounded = rounded.round_()
         rounded = rounded.to(codes.dtype)
-        codes[start : start + len(tile)] = rounded
+        codes[start : start + len(tile), :dim] = rounded
         norms[number] = tile.norm(dim=1).max()
         residuals[number] = (tile - rounded.float() * scale).norm(dim=1).max()
     if not bool((norms + residuals).isfinite().all()):
@@ -240,15 +255,26 @@ def _round_queries(queries: Float[Tensor, "query dim"], dtype: torch.dtype) -> _
     exact = queries / scale
     rounded = exact.round()
     residual = (exact - rounded).norm(dim=1)
-    return _Asked(rounded.to(torch.int8), scale.squeeze(1), rounded.norm(dim=1), residual)
+    codes = pad(rounded.to(torch.int8), (0, _padded_dim(queries.shape[1]) - queries.shape[1]))
+    return _Asked(codes, scale.squeeze(1), rounded.norm(dim=1), residual)
+
+
+def _padded_dim(dim: int) -> int:
+    """Int8 products want whole numbers of 8; on a CPU torch 2.13 gets vectors of one wrong."""
+    return -(-dim // 8) * 8
 
 
 def _multiply(codes: Tensor, queries: Tensor, out: Tensor) -> None:
     """Scores of a tile, (row, query): exact int32 of int8 codes, else float32."""
-    if codes.dtype == torch.int8:
+    if codes.dtype != torch.int8:
+        torch.mm(codes.float(), queries.T, out=out)
+    elif codes.device.type == "cpu":
         torch._int_mm(codes, queries.T, out=out)  # pyright: ignore[reportPrivateImportUsage]
     else:
-        torch.mm(codes.float(), queries.T, out=out)
+        # A GPU takes whole numbers of 8 queries only.
+        padded = pad(queries, (0, 0, 0, -len(queries) % 8))
+        product = torch._int_mm(codes, padded.T)  # pyright: ignore[reportPrivateImportUsage]
+        out.copy_(product[:, : len(queries)])
 
 
 def _still_possible(

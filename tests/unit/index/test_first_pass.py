@@ -171,6 +171,24 @@ def test_any_search_is_exact(
     assert_exact(vectors, queries, top_k, kind)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 7, 8, 9])
+def test_any_number_of_dimensions(dim: int) -> None:
+    assert_exact(torch.randn(700, dim), torch.randn(4, dim), 5)
+
+
+def test_a_product_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(codes: Tensor, queries: Tensor, out: Tensor) -> None:
+        out.fill_(7)
+
+    first_pass.has_first_pass.cache_clear()
+    assert first_pass.has_first_pass(torch.device("cpu"))
+    first_pass.has_first_pass.cache_clear()
+    monkeypatch.setattr(first_pass, "_multiply", wrong)
+    assert not first_pass.has_first_pass(torch.device("cpu"))
+    assert not first_pass.has_first_pass(torch.device("meta"))
+    first_pass.has_first_pass.cache_clear()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("asked", [1, 7, 64])
