@@ -1,7 +1,8 @@
-"""The index: exact search over sharded embeddings, and its files."""
+"""The index: exact search over sharded embeddings, its files, and a saved one as a library."""
 
 from gazetteer.index.flat import FlatShard
 from gazetteer.index.search import ShardedIndex
+from gazetteer.index.searcher import Searcher, open_index
 from gazetteer.index.shards import Shard, ShardBuilder, shard_range
 from gazetteer.index.storage import (
     EncoderIdentity,
@@ -18,11 +19,13 @@ __all__ = [
     "FlatShard",
     "IndexIdentity",
     "Manifest",
+    "Searcher",
     "Shard",
     "ShardBuilder",
     "ShardedIndex",
     "identity_mismatches",
     "load_rows",
+    "open_index",
     "read_manifest",
     "save_index",
     "shard_range",

@@ -1,0 +1,153 @@
+"""A saved index as a library: open it with its encoder, ask it questions, get passages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
+from gazetteer.data.queries import QueryTokenizer
+from gazetteer.errors import IndexFileError
+from gazetteer.index.encoders import MAX_TOKENS, load_encoder
+from gazetteer.index.flat import FlatShard
+from gazetteer.index.shards import Shard
+from gazetteer.index.storage import (
+    IndexIdentity,
+    Manifest,
+    identity_mismatches,
+    load_rows,
+    read_manifest,
+)
+from gazetteer.records import PassageRecord
+from gazetteer.retriever import DualEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class Searcher:
+    """An index, its passages and its encoder, in one process.
+
+    Args:
+        shard: every row of the index.
+        passages: their text.
+        retriever: its query tower embeds; on the shard's device.
+        queries: makes token ids of queries.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        passages: PassageStore,
+        retriever: DualEncoder,
+        queries: QueryTokenizer,
+    ) -> None:
+        self.passages = passages
+        self._shard = shard
+        self._retriever = retriever
+        self._queries = queries
+
+    @property
+    def count(self) -> int:
+        """Passages in the index."""
+        return self.passages.count
+
+    def embed(self, queries: Sequence[str]) -> Float[Tensor, "query dim"]:
+        """Embeddings of queries: float32, on the index's device, without gradient."""
+        return self._retriever.embed_for_search(self._queries.encode(queries))
+
+    @torch.no_grad()
+    def search(self, queries: Sequence[str], k: int = 10) -> list[list[PassageRecord]]:
+        """Find the best passages for each query.
+
+        Args:
+            queries: texts; may be empty.
+            k: passages wanted for each; there are fewer where the index has fewer.
+
+        Returns:
+            For each query its passages, best first: `score` (the dot product), `id`, `title`,
+            `text` and every other field the passage came with.
+
+        Raises:
+            ValueError: k < 1.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if not queries or self.count == 0:
+            return [[] for _ in queries]
+        scores, rows = self._shard.search(self.embed(queries), min(k, self.count))
+        records = self.passages.records(rows.flatten().cpu().numpy())
+        found = iter(records)
+        return [[{"score": score, **next(found)} for score in line] for line in scores.tolist()]
+
+
+def open_index(
+    folder: str | Path,
+    model: str | Path,
+    *,
+    allow_stale: bool = False,
+    device: str | torch.device = "cpu",
+) -> Searcher:
+    """Open a saved index, with the passages that lie beside it, for searching.
+
+    How the encoder pools, cuts and fills its template is read from the index. Not a collective.
+
+    Args:
+        folder: written by `--save_index_path`, or by `python -m gazetteer.index`.
+        model: the retriever that made it, such as `checkpoint/latest/retriever`: folder or hub
+            name.
+        allow_stale: search although another encoder made the index, with a warning.
+        device: where to search and embed.
+
+    Raises:
+        IndexFileError: no index, a damaged one, one without passages, or another encoder's.
+        CheckpointError: nothing usable under the model's name.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    passages = open_passages(folder, manifest)
+    retriever, tokenizer, encoder = load_encoder(str(model), manifest.identity.encoder)
+    expected = IndexIdentity(corpus=manifest.identity.corpus, encoder=encoder)
+    mismatches = identity_mismatches(manifest.identity, expected)
+    if mismatches and not allow_stale:
+        raise IndexFileError(
+            f"{folder}: not made by {model} ({'; '.join(mismatches)}); "
+            "name the retriever that made it, or pass allow_stale=True"
+        )
+    for mismatch in mismatches:
+        logger.warning("%s: %s (allow_stale=True)", folder, mismatch)
+    if retriever.embedding_dim != manifest.embedding_dim:
+        raise IndexFileError(
+            f"{folder}: vectors of {manifest.embedding_dim} numbers, "
+            f"{model} makes {retriever.embedding_dim}"
+        )
+    vectors = load_rows(folder, manifest, range(manifest.count))
+    return Searcher(
+        FlatShard(vectors.to(device)),
+        passages,
+        retriever.to(device),
+        QueryTokenizer(tokenizer, max_tokens=encoder.max_tokens or MAX_TOKENS),
+    )
+
+
+def open_passages(folder: Path, manifest: Manifest) -> PassageStore:
+    """The passages beside a saved index, checked to be the very ones that were embedded.
+
+    Raises:
+        IndexFileError: there are none, they are damaged, or they are others.
+    """
+    passages = PassageStore(folder / PASSAGES_FOLDER)
+    if passages.fingerprint != manifest.identity.corpus:
+        raise IndexFileError(
+            f"{passages.folder}: other passages than were embedded: their fingerprint is "
+            f"{passages.fingerprint}, the index has {manifest.identity.corpus}"
+        )
+    if passages.count != manifest.count:
+        raise IndexFileError(
+            f"{passages.folder}: {passages.count} passages, the index has {manifest.count} rows"
+        )
+    return passages

@@ -1,0 +1,88 @@
+"""What is wrong with a saved index: every file against its hash, every row in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gazetteer.data.passages import PASSAGES_FOLDER
+from gazetteer.errors import IndexFileError
+from gazetteer.files import file_digest
+from gazetteer.index.searcher import open_passages
+from gazetteer.index.storage import IndexFile, Manifest, read_manifest
+from gazetteer.index.vector_sources import stored_dtype
+
+
+def content_bytes(folder: Path) -> int:
+    """Bytes that `find_problems` will read, to within what is missing."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def find_problems(folder: Path, on_bytes: Callable[[int], object]) -> list[str]:
+    """Read a whole index once and say what is wrong with it, one line for each problem.
+
+    Passages are optional: an index that was saved without them is sound.
+
+    Args:
+        folder: a saved index.
+        on_bytes: told how much has been read, for a progress bar.
+
+    Returns:
+        Lines that name the file; empty if all is well.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except (IndexFileError, OSError) as error:
+        return [str(error)]
+    problems = []
+    for file in manifest.files:
+        problem = _file_problem(folder, file, manifest)
+        problems += [problem] if problem else []
+        on_bytes(file.bytes)
+    return problems + _passage_problems(folder, manifest, on_bytes)
+
+
+def require_sound(folder: Path, on_bytes: Callable[[int], object]) -> Manifest:
+    """The manifest of an index in which nothing is wrong.
+
+    Raises:
+        IndexFileError: with the first of its problems.
+    """
+    problems = find_problems(folder, on_bytes)
+    if problems:
+        rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise IndexFileError(problems[0] + rest)
+    return read_manifest(folder)
+
+
+def _file_problem(folder: Path, file: IndexFile, manifest: Manifest) -> str | None:
+    path = folder / file.name
+    try:
+        digest, size = file_digest(path)
+        if size != file.bytes:
+            return f"{path}: {size} bytes, the manifest says {file.bytes}"
+        if digest != file.sha256:
+            return f"{path}: SHA-256 {digest}, the manifest says {file.sha256}"
+        stored_dtype(path, (file.rows, manifest.embedding_dim))
+    except FileNotFoundError:
+        return f"{path}: missing, though the manifest names it"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    except IndexFileError as error:
+        return str(error)
+    return None
+
+
+def _passage_problems(
+    folder: Path, manifest: Manifest, on_bytes: Callable[[int], object]
+) -> list[str]:
+    passages = folder / PASSAGES_FOLDER
+    if not passages.exists():
+        return []
+    try:
+        open_passages(folder, manifest)
+    except (IndexFileError, OSError) as error:
+        return [str(error)]
+    finally:
+        on_bytes(content_bytes(passages))
+    return []
