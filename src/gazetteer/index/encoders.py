@@ -29,14 +29,14 @@ BATCH = EmbeddingBatch(max_texts=512, max_padded_tokens=16_384)
 
 
 def load_encoder(
-    model: str, settings: EncoderIdentity
+    model: str, settings: EncoderIdentity, dtype: torch.dtype = torch.float32
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase, EncoderIdentity]:
     """Load a retriever, to be used as an index's encoder was.
 
     Args:
         model: folder or hub name.
-        settings: how it was used, and its fingerprints where they are known. A run in bfloat16
-            embeds with weights that were rounded: if those are the weights meant, so are these.
+        settings: how it was used; what is unknown is done as Atlas does it.
+        dtype: weights are cast to it. A run in bfloat16 has other weights than one in float32.
 
     Returns:
         The retriever, its tokenizer, and who they are: `settings` with their own fingerprints.
@@ -46,28 +46,33 @@ def load_encoder(
     """
     retriever, tokenizer = load_retriever(
         model,
-        # Atlas's way, where nothing is known.
         pooling=_pooling(settings.pooling),
         normalize=settings.normalize,
         dropout=0.0,
-        dtype=torch.float32,
+        dtype=dtype,
         batch=BATCH,
     )
-    weights = weights_fingerprint(retriever.passage_tower.model)
-    if settings.weights not in (weights, UNKNOWN):
-        retriever, weights = _rounded_if_meant(retriever, weights, settings.weights)
-    identity = replace(settings, weights=weights, tokenizer=tokenizer_fingerprint(tokenizer))
+    identity = replace(
+        settings,
+        weights=weights_fingerprint(retriever.passage_tower.model),
+        tokenizer=tokenizer_fingerprint(tokenizer),
+    )
     return retriever.eval().requires_grad_(False), tokenizer, identity
+
+
+def load_encoder_of(
+    model: str, made_by: EncoderIdentity
+) -> tuple[DualEncoder, PreTrainedTokenizerBase, EncoderIdentity]:
+    """Load the encoder of an index: as it is, or rounded to bfloat16 if that is what made it.
+
+    See `load_encoder`; a retriever that is not the one looked for comes in float32.
+    """
+    loaded = load_encoder(model, made_by)
+    if made_by.weights in (loaded[2].weights, UNKNOWN):
+        return loaded
+    rounded = load_encoder(model, made_by, torch.bfloat16)
+    return rounded if rounded[2].weights == made_by.weights else loaded
 
 
 def _pooling(name: str) -> Pooling:
     return cast(Pooling, name) if name in get_args(Pooling) else "mean"
-
-
-def _rounded_if_meant(retriever: DualEncoder, weights: str, meant: str) -> tuple[DualEncoder, str]:
-    state = {name: tensor.clone() for name, tensor in retriever.state_dict().items()}
-    rounded = weights_fingerprint(retriever.to(torch.bfloat16).passage_tower.model)
-    if rounded == meant:
-        return retriever, rounded
-    retriever.to(torch.float32).load_state_dict(state)
-    return retriever, weights

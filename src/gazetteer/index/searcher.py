@@ -13,7 +13,7 @@ from torch import Tensor
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.errors import IndexFileError
-from gazetteer.index.encoders import MAX_TOKENS, load_encoder
+from gazetteer.index.encoders import MAX_TOKENS, load_encoder_of
 from gazetteer.index.flat import FlatShard
 from gazetteer.index.shards import Shard
 from gazetteer.index.storage import (
@@ -110,7 +110,7 @@ def open_index(
     folder = Path(folder)
     manifest = read_manifest(folder)
     passages = open_passages(folder, manifest)
-    retriever, tokenizer, encoder = load_encoder(str(model), manifest.identity.encoder)
+    retriever, tokenizer, encoder = load_encoder_of(str(model), manifest.identity.encoder)
     expected = IndexIdentity(corpus=manifest.identity.corpus, encoder=encoder)
     mismatches = identity_mismatches(manifest.identity, expected)
     if mismatches and not allow_stale:

@@ -9,7 +9,8 @@ from gazetteer.data.passages import PASSAGES_FOLDER
 from gazetteer.errors import IndexFileError
 from gazetteer.files import file_digest
 from gazetteer.index.searcher import open_passages
-from gazetteer.index.storage import IndexFile, Manifest, read_manifest
+from gazetteer.index.storage import Manifest, read_manifest
+from gazetteer.index.stored_files import IndexFile
 from gazetteer.index.vector_sources import stored_dtype
 
 
