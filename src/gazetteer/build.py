@@ -24,7 +24,7 @@ from gazetteer.distributed.agreement import build_main_first
 from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
 from gazetteer.index import ShardedIndex
-from gazetteer.indexing import IndexFiles, IndexKeeper
+from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
 from gazetteer.reader import FusionReader, GenerationSettings, load_reader
@@ -195,6 +195,7 @@ def build_retrieving(
         corpus=corpus,
         tokens=tokens,
         files=_index_files(options),
+        refresh=RefreshPlan(options.index.refresh_mode, options.index.refresh_steps),
         ranks=ranks,
         show_progress=shows_progress(options, ranks),
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,7 @@ from gazetteer.index import (
     read_manifest,
     save_index,
 )
+from gazetteer.index_version import VersionInProgress
 from gazetteer.modes import evaluation_mode
 from gazetteer.progress import progress
 from gazetteer.records import Ranks
@@ -88,6 +90,20 @@ class IndexFiles:
     allow_stale: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RefreshPlan:
+    """How a refresh happens.
+
+    Attributes:
+        mode: "blocking" embeds the corpus while training waits, "interleaved" a part of it before
+            each of the next `steps` micro-batches, while the old version serves.
+        steps: of an interleaved refresh.
+    """
+
+    mode: Literal["blocking", "interleaved"] = "blocking"
+    steps: int = 1
+
+
 class IndexKeeper:
     """Fills the index, refreshes it, and knows which weights made it.
 
@@ -97,6 +113,7 @@ class IndexKeeper:
         corpus: the passages.
         tokens: the retriever's tokens of them.
         files: where to load and save.
+        refresh: how the index is refreshed.
         ranks: this process among its peers.
         show_progress: draw a bar on this rank.
     """
@@ -109,15 +126,18 @@ class IndexKeeper:
         corpus: PassageStore,
         tokens: PassageTokens,
         files: IndexFiles,
+        refresh: RefreshPlan,
         ranks: Ranks,
         show_progress: bool,
     ) -> None:
         self.index = index
         self.step = 0
+        self.in_progress: VersionInProgress | None = None
         self._retriever = retriever
         self._corpus = corpus
         self._tokens = tokens
         self._files = files
+        self._plan = refresh
         self._ranks = ranks
         self._show_progress = show_progress
         self._weights: dict[str, Tensor] | None = None
@@ -132,6 +152,27 @@ class IndexKeeper:
         else:
             self.refresh(0)
 
+    def tend(self, step: int, *, is_due: bool) -> None:
+        """Do what a micro-batch owes the index: begin a refresh, go on with one, adopt it.
+
+        Collective: every rank must call this, before every micro-batch.
+
+        Args:
+            step: training step, in the unit of the flags.
+            is_due: the schedule asks for a refresh.
+        """
+        if is_due and self._plan.mode == "blocking":
+            self.refresh(step)
+        elif is_due:
+            if self.in_progress is not None:
+                logger.warning("refresh of step %d is late; finishing it", self.in_progress.step)
+                self._finish()
+            self.in_progress = self._begin(self._retriever.passage_tower, step, self._plan.steps)
+        if self.in_progress is not None:
+            self.in_progress.embed_next_slice()
+            if self.in_progress.is_whole:
+                self._finish()
+
     def refresh(self, step: int) -> None:
         """Embed the corpus with the current weights, adopt it whole, save it if asked to.
 
@@ -140,22 +181,39 @@ class IndexKeeper:
         Args:
             step: training step, in the unit of the flags.
         """
-        self._embed(self._retriever.passage_tower)
+        tower = self._retriever.passage_tower
+        self._embed(tower)
+        self._adopted(tower, step)
+
+    def _begin(self, tower: TextEncoder, step: int, slices: int) -> VersionInProgress:
+        rows, batch = self.index.rows, self._retriever.batch
+        return VersionInProgress(tower, self._tokens, rows, batch, step=step, slices=slices)
+
+    def _finish(self) -> None:
+        version, self.in_progress = self.in_progress, None
+        assert version is not None
+        version.finish()
+        self.index.replace(version.vectors)
+        self._adopted(version.tower, version.step)
+        logger.info("searching the index of step %d", version.step)
+
+    def _adopted(self, tower: TextEncoder, step: int) -> None:
+        """Remember and save the version that serves from now on."""
         self.step = step
-        self._remember_weights()
-        if self._files.save_folder is not None:
-            identity = self._identity()
-            save_index(
-                self.index,
-                self._files.save_folder,
-                identity=identity,
-                step=step,
-                files=self._files.files,
-                ranks=self._ranks,
-            )
-            # With its passages beside it, the folder is all that --load_index_path needs.
-            passages = self._files.save_folder / PASSAGES_FOLDER
-            main_first(lambda: copy_passages(self._corpus, passages), self._ranks)
+        self._remember_weights(tower)
+        if self._files.save_folder is None:
+            return
+        save_index(
+            self.index,
+            self._files.save_folder,
+            identity=self._identity(tower),
+            step=step,
+            files=self._files.files,
+            ranks=self._ranks,
+        )
+        # With its passages beside it, the folder is all that --load_index_path needs.
+        passages = self._files.save_folder / PASSAGES_FOLDER
+        main_first(lambda: copy_passages(self._corpus, passages), self._ranks)
 
     def made_by(self) -> Mapping[str, Tensor]:
         """Weights that embedded the index, when they are not those of the passage tower now.
@@ -173,14 +231,34 @@ class IndexKeeper:
             step: when it was embedded.
             made_by: what `made_by()` said then; empty for the passage tower as it is.
         """
-        tower = self._retriever.passage_tower
-        if made_by:
-            tower = copy.deepcopy(tower)
-            tower.load_state_dict(dict(made_by))
+        tower = self._tower_with(made_by)
         if not self._load_saved_version(tower):
             self._embed(tower)
         self.step = step
         self._weights = dict(made_by) or None
+
+    def restore_in_progress(
+        self, step: int, slices: int, slices_done: int, weights: Mapping[str, Tensor]
+    ) -> None:
+        """Bring back a version that was not whole when the run was interrupted.
+
+        Args:
+            step: when it was begun.
+            slices: parts in all.
+            slices_done: of them; embedded again, to the same bits.
+            weights: of the tower that embeds it.
+        """
+        version = self._begin(self._tower_with(weights), step, slices)
+        for _ in range(slices_done):
+            version.embed_next_slice()
+        self.in_progress = version
+
+    def _tower_with(self, weights: Mapping[str, Tensor]) -> TextEncoder:
+        tower = self._retriever.passage_tower
+        if weights:
+            tower = copy.deepcopy(tower)
+            tower.load_state_dict(dict(weights))
+        return tower
 
     def _embed(self, tower: TextEncoder) -> None:
         vectors = embed_corpus(
@@ -192,10 +270,10 @@ class IndexKeeper:
         )
         self.index.replace(vectors)
 
-    def _remember_weights(self) -> None:
+    def _remember_weights(self, tower: TextEncoder) -> None:
         """Keep the weights behind the index, unless they can never change."""
         if any(p.requires_grad for p in self._retriever.passage_tower.parameters()):
-            state = self._retriever.passage_tower.state_dict()
+            state = tower.state_dict()
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def _identity(self, tower: TextEncoder | None = None) -> IndexIdentity:

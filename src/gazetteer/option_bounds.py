@@ -53,6 +53,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "per_gpu_embedder_batch_size": _COUNT,
     "max_passages": _COUNT_OR_NOT,
     "save_index_n_shards": _COUNT,
+    "refresh_steps": _COUNT,
     "faiss_code_size": _COUNT,
     "retriever_n_context": _COUNT,
     "temperature_score": _POSITIVE,

@@ -153,6 +153,10 @@ class IndexOptions:
     faiss_index_type: FaissIndexType = flag("flat", "kind of compressed index")
     faiss_code_size: int | None = flag(None, "bytes per passage of ivfpq and pq")
     refresh_index: str = flag("-1", "refresh rate: -1 never, 500, or 0-1000:500,1000-9000:2000")
+    refresh_mode: Literal["blocking", "interleaved"] = flag(
+        "blocking", "training waits for a refresh, or embeds a part before each step (new)"
+    )
+    refresh_steps: int = flag(100, "steps an interleaved refresh is spread over (new)")
     allow_stale_index: bool = flag(False, "use a saved index that other weights embedded (new)")
 
 

@@ -98,6 +98,8 @@ INTERRUPTED = {
             {"untie_retriever": True, "save_optimizer": True, "freeze_retriever_steps": 4},
             8,
         ),
+        ("refreshing", {"refresh_mode": "interleaved", "refresh_steps": 2}, 5),
+        ("refresh-late", {"refresh_mode": "interleaved", "refresh_steps": 7}, 6),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(

@@ -97,7 +97,7 @@ def update(run: TrainingRun, stats: WeightedStats) -> None:
     with clock.time("runtime/train_step"):
         size = run.plan.micro_batches_of_next_update(run.state.position.micro_batches)
         for number in range(size):
-            _refresh_if_due(run, clock)
+            _tend_index(run, clock)
             _micro_batch(run, stats, clock, share=1 / size, is_last=number == size - 1)
         with clock.time("runtime/model_update"):
             _apply(run)
@@ -105,11 +105,11 @@ def update(run: TrainingRun, stats: WeightedStats) -> None:
         stats.add(name, seconds)
 
 
-def _refresh_if_due(run: TrainingRun, clock: Stopwatch) -> None:
+def _tend_index(run: TrainingRun, clock: Stopwatch) -> None:
     micro_batch = run.state.position.micro_batches
-    if run.retrieving is not None and run.refresh_is_due(micro_batch):
+    if run.retrieving is not None:
         with clock.time("runtime/indexing"):
-            run.retrieving.keeper.refresh(micro_batch)
+            run.retrieving.keeper.tend(micro_batch, is_due=run.refresh_is_due(micro_batch))
 
 
 def _micro_batch(

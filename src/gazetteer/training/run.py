@@ -25,7 +25,7 @@ from gazetteer.training.checkpoint import CheckpointFolder
 from gazetteer.training.gradients import LossScale, NonFiniteGuard
 from gazetteer.training.optimiser import MasterWeightAdamW
 from gazetteer.training.plan import StepPlan
-from gazetteer.training.state import Position, TrainState
+from gazetteer.training.state import IndexEncoders, Position, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,22 @@ class TrainingRun:
         logger.info("saved %s", path)
 
     def _write(self, folder: Path) -> None:
-        keeper = self.retrieving.keeper if self.retrieving else None
-        self.state.position.index_step = keeper.step if keeper else 0
-        self.state.save(folder, self.ranks, keeper.made_by() if keeper else {})
+        self.state.save(folder, self.ranks, self._note_index())
         if self.ranks.is_main:
             save_options(self.options, folder / OPTIONS_FILE)
             save_models(self.models, folder)
+
+    def _note_index(self) -> IndexEncoders:
+        """Put what the index is into the position, and say which weights made it."""
+        if self.retrieving is None:
+            return IndexEncoders({}, {})
+        position, keeper = self.state.position, self.retrieving.keeper
+        version = keeper.in_progress
+        position.index_step = keeper.step
+        position.next_index_step = version.step if version else 0
+        position.slices = version.slices if version else 0
+        position.slices_done = version.slices_done if version else 0
+        return IndexEncoders(keeper.made_by(), version.weights if version else {})
 
 
 def save_models(models: build.Models, folder: Path) -> None:
@@ -162,13 +172,17 @@ def _start(run: TrainingRun, checkpoint: Path | None) -> None:
         if keeper is not None:
             keeper.fill()
         return
-    index_encoder, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
+    encoders, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
     position = run.state.position
     logger.info("resuming from %s at step %d", checkpoint, position.micro_batches)
     for note in notes + _changed_options(run.options, checkpoint):
         logger.warning("%s", note)
     if keeper is not None:
-        keeper.restore(position.index_step, index_encoder)
+        keeper.restore(position.index_step, encoders.serving)
+        if position.slices:
+            keeper.restore_in_progress(
+                position.next_index_step, position.slices, position.slices_done, encoders.next
+            )
 
 
 def _changed_options(options: Options, checkpoint: Path) -> list[str]:

@@ -20,6 +20,7 @@ from gazetteer.training.optimiser import MasterWeightAdamW
 
 STATE = "state.json"
 INDEX_ENCODER = "index_encoder.safetensors"
+NEXT_INDEX_ENCODER = "next_index_encoder.safetensors"
 
 
 @dataclass(slots=True)
@@ -30,11 +31,30 @@ class Position:
         micro_batches: done so far, by each rank.
         examples: drawn so far, by all ranks together.
         index_step: micro-batch at which the index was embedded.
+        next_index_step: micro-batch at which the version in progress was begun.
+        slices: parts of that version; 0 where there is none.
+        slices_done: how many of them are embedded.
     """
 
     micro_batches: int = 0
     examples: int = 0
     index_step: int = 0
+    next_index_step: int = 0
+    slices: int = 0
+    slices_done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEncoders:
+    """Weights behind the index.
+
+    Attributes:
+        serving: of the version that is searched; empty: the passage tower's own.
+        next: of the version in progress; empty: there is none.
+    """
+
+    serving: Mapping[str, Tensor]
+    next: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +73,23 @@ class TrainState:
     guard: NonFiniteGuard
     loss_scale: LossScale
 
-    def save(self, folder: Path, ranks: Ranks, index_encoder: Mapping[str, Tensor]) -> None:
+    def save(self, folder: Path, ranks: Ranks, index_encoders: IndexEncoders) -> None:
         """Write this state. Rank 0 writes what all share, every rank its random state.
 
         Args:
             folder: of the checkpoint, not yet committed.
             ranks: this process among its peers.
-            index_encoder: weights behind the index where they differ from the passage tower's.
+            index_encoders: weights behind the index.
         """
         save_file(random_state(), folder / _random_file(ranks.rank))
         if not ranks.is_main:
             return
         for name, optimiser in zip(OPTIMISER_FILES, self.optimisers, strict=False):
             save_file({k: v.cpu() for k, v in optimiser.state_tensors().items()}, folder / name)
-        if index_encoder:
-            save_file(dict(index_encoder), folder / INDEX_ENCODER)
+        if index_encoders.serving:
+            save_file(dict(index_encoders.serving), folder / INDEX_ENCODER)
+        if index_encoders.next:
+            save_file(dict(index_encoders.next), folder / NEXT_INDEX_ENCODER)
         document = {
             "position": asdict(self.position),
             "guard": self.guard.state_numbers(),
@@ -76,7 +98,7 @@ class TrainState:
         }
         replace_json(folder / STATE, document)
 
-    def load(self, folder: Path, ranks: Ranks, seed: int) -> tuple[dict[str, Tensor], list[str]]:
+    def load(self, folder: Path, ranks: Ranks, seed: int) -> tuple[IndexEncoders, list[str]]:
         """Restore in place.
 
         Args:
@@ -85,8 +107,7 @@ class TrainState:
             seed: for ranks that did not exist when the checkpoint was written.
 
         Returns:
-            Weights behind the index (empty: the passage tower's own), and one line for each thing
-            that starts afresh.
+            Weights behind the index, and one line for each thing that starts afresh.
         """
         document = _read_state(folder / STATE)
         for name, value in document["position"].items():
@@ -102,8 +123,8 @@ class TrainState:
                 f"random state: written by {document['world_size']} workers, now "
                 f"{ranks.world_size}; dropout masks differ from an uninterrupted run"
             )
-        encoder = folder / INDEX_ENCODER
-        return (load_file(encoder) if encoder.is_file() else {}), notes
+        encoders = (folder / INDEX_ENCODER, folder / NEXT_INDEX_ENCODER)
+        return IndexEncoders(*(load_file(f) if f.is_file() else {} for f in encoders)), notes
 
     def _load_optimisers(self, folder: Path) -> list[str]:
         notes = []

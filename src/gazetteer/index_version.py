@@ -1,0 +1,75 @@
+"""A version of the index that is embedded a slice at a time, beside the one that serves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gazetteer.data.tokens import PassageTokens
+from gazetteer.index import shard_range
+from gazetteer.modes import evaluation_mode
+from gazetteer.retriever import EmbeddingBatch, TextEncoder
+from gazetteer.retriever.encoder import embed
+
+
+class VersionInProgress:
+    """This rank's rows of a version that no search sees before it is whole.
+
+    All ranks embed the same number of slices, so all are done after the same step without a word
+    between them, whatever the sizes of their shards.
+
+    Args:
+        tower: the passage tower; copied as it is now, since training goes on meanwhile.
+        tokens: the retriever's tokens of the corpus.
+        rows: this rank's global rows.
+        batch: limits of one encoder call.
+        step: training step at which it was begun, in the unit of the flags.
+        slices: number of parts to embed it in.
+    """
+
+    def __init__(
+        self,
+        tower: TextEncoder,
+        tokens: PassageTokens,
+        rows: range,
+        batch: EmbeddingBatch,
+        *,
+        step: int,
+        slices: int,
+    ) -> None:
+        self.tower = copy.deepcopy(tower).requires_grad_(False).eval()
+        self.step = step
+        self.slices = slices
+        self.slices_done = 0
+        self.vectors = torch.empty(len(rows), tower.embedding_dim, device=tower.device)
+        self._tokens = tokens
+        self._rows = rows
+        self._batch = batch
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is embedded."""
+        return self.slices_done == self.slices
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What embeds it: with step and slices, all that a resumed run needs."""
+        return {name: tensor.cpu() for name, tensor in self.tower.state_dict().items()}
+
+    @torch.no_grad()
+    def embed_next_slice(self) -> None:
+        """Embed one more part of this rank's rows. Not a collective."""
+        part = shard_range(len(self._rows), self.slices_done, self.slices)
+        with evaluation_mode(self.tower):
+            wanted = self._rows[part.start : part.stop]
+            vectors = embed(self.tower, self._tokens.passage_inputs(wanted), self._batch)
+        self.vectors[part.start : part.stop] = vectors.float()
+        self.slices_done += 1
+
+    def finish(self) -> None:
+        """Embed whatever is left."""
+        while not self.is_whole:
+            self.embed_next_slice()
