@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.distributed.collectives import all_gather_rows, exchange_rows
+from gazetteer.index.compressed import CompressedShard, search_together
 from gazetteer.index.flat import FlatShard, order_hits
 from gazetteer.index.shards import Shard, ShardBuilder, shard_range
 from gazetteer.records import Hits, Ranks
@@ -35,7 +36,7 @@ class ShardedIndex:
     ) -> None:
         self.count = count
         self.rows = shard_range(count, ranks.rank, ranks.world_size)
-        self._world_size = ranks.world_size
+        self._rank, self._world_size = ranks.rank, ranks.world_size
         self._build_shard = build_shard
         self._shard: Shard | None = None
         if embeddings is not None:
@@ -97,7 +98,10 @@ class ShardedIndex:
         wanted = min(top_k, self.count)
         shard = self.shard
         everyone, counts = all_gather_rows(queries.to(shard.device, torch.float32))
-        scores, rows = shard.search(everyone, wanted)
+        if isinstance(shard, CompressedShard):
+            scores, rows = search_together(shard, everyone, wanted, rank=self._rank)
+        else:
+            scores, rows = shard.search(everyone, wanted)
         rows = torch.where(rows >= 0, rows + self.rows.start, rows)
         if self._world_size > 1:
             mine = len(queries)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,17 @@ from gazetteer.distributed.agreement import main_first
 from gazetteer.distributed.collectives import barrier, gather_bytes
 from gazetteer.errors import IndexFileError
 from gazetteer.files import replace_json
+from gazetteer.index.codec_storage import (
+    CODES,
+    QUANTISER,
+    StoredCodec,
+    save_codes,
+    save_quantiser,
+)
+from gazetteer.index.compressed import CompressedShard
 from gazetteer.index.search import ShardedIndex
 from gazetteer.index.shards import overlap, shard_range
-from gazetteer.index.stored_files import IndexFile, write_rows
+from gazetteer.index.stored_files import IndexFile, StoredFile, write_rows
 from gazetteer.records import Ranks
 
 MANIFEST = "manifest.json"
@@ -61,13 +69,28 @@ class IndexIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a saved index says about itself."""
+    """What a saved index says about itself.
+
+    Attributes:
+        count: passages.
+        embedding_dim: of their vectors.
+        step: training step at which they were embedded.
+        identity: what they were made from.
+        files: of vectors.
+        codec: of a compressed index.
+    """
 
     count: int
     embedding_dim: int
     step: int
     identity: IndexIdentity
     files: tuple[IndexFile, ...]
+    codec: StoredCodec | None = None
+
+    @property
+    def all_files(self) -> tuple[StoredFile, ...]:
+        """Every file of this version but the manifest."""
+        return (*self.files, *(self.codec.files if self.codec else ()))
 
 
 def save_index(
@@ -93,26 +116,38 @@ def save_index(
     """
     main_first(lambda: folder.mkdir(parents=True, exist_ok=True), ranks)
     mine = shard_range(max(files, ranks.world_size), ranks.rank, ranks.world_size)
+    layout = {n: shard_range(len(index.rows), i, len(mine)) for i, n in enumerate(mine)}
     written = []
-    for position, number in enumerate(mine):
-        local = shard_range(len(index.rows), position, len(mine))
+    for number, local in layout.items():
         vectors = index.embeddings[local.start : local.stop]
         first_row = index.rows.start + local.start
         stem = folder / f"{TENSOR}.{number:05d}"
         written.append(write_rows(stem, TENSOR, vectors, first_row))
-    payload = json.dumps([asdict(file) for file in written]).encode()
-    gathered = gather_bytes(payload)
-    if gathered is not None:
-        listed = [IndexFile(**file) for part in gathered for file in json.loads(part)]
+    listed = _listed_by_all(written)
+    shard, codec = index.shard, None
+    if isinstance(shard, CompressedShard):
+        codes = _listed_by_all(save_codes(shard, folder, layout, index.rows.start))
+        if ranks.is_main:
+            codec = StoredCodec(
+                codec=shard.codec, quantiser=save_quantiser(shard, folder), codes=codes
+            )
+    if ranks.is_main:
         manifest = Manifest(
             count=index.count,
             embedding_dim=index.embeddings.shape[1],
             step=step,
             identity=identity,
-            files=tuple(listed),
+            files=listed,
+            codec=codec,
         )
         _publish(folder, manifest)
     barrier()
+
+
+def _listed_by_all(written: Sequence[IndexFile]) -> tuple[IndexFile, ...]:
+    """The files that all ranks wrote, on rank 0; none elsewhere. Collective."""
+    gathered = gather_bytes(json.dumps([asdict(file) for file in written]).encode())
+    return tuple(IndexFile(**file) for part in gathered or [] for file in json.loads(part))
 
 
 def save_rows(
@@ -147,7 +182,7 @@ def _publish(folder: Path, manifest: Manifest) -> None:
     """Make this version the one that the folder shows, and remove what the last one left."""
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
     replace_json(folder / MANIFEST, document | {CHECKSUM: _checksum(document)})
-    _remove_other_versions(folder, keep={file.name for file in manifest.files})
+    _remove_other_versions(folder, keep={file.name for file in manifest.all_files})
 
 
 def _checksum(document: dict[str, Any]) -> str:
@@ -156,9 +191,10 @@ def _checksum(document: dict[str, Any]) -> str:
 
 
 def _remove_other_versions(folder: Path, keep: set[str]) -> None:
-    for path in folder.glob(f"{TENSOR}.*"):
-        if path.name not in keep:
-            path.unlink()
+    for prefix in (TENSOR, CODES, QUANTISER):
+        for path in folder.glob(f"{prefix}.*"):
+            if path.name not in keep:
+                path.unlink()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -207,20 +243,29 @@ def _parse_manifest(document: dict[str, Any]) -> Manifest:
             corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
         ),
         files=tuple(IndexFile.parse(file) for file in document["files"]),
+        codec=None if document.get("codec") is None else StoredCodec.parse(document["codec"]),
     )
 
 
 def _uncovered_rows(manifest: Manifest) -> str | None:
     """What keeps the files from holding each row once, or None."""
+    problem = _uncovered(manifest.files, manifest.count)
+    if problem is None and manifest.codec is not None and manifest.codec.codes:
+        problem = _uncovered(manifest.codec.codes, manifest.count)
+        return None if problem is None else f"codes: {problem}"
+    return problem
+
+
+def _uncovered(files: Sequence[IndexFile], count: int) -> str | None:
     position = 0
-    for first_row, rows in sorted((file.first_row, file.rows) for file in manifest.files):
+    for first_row, rows in sorted((file.first_row, file.rows) for file in files):
         if first_row > position:
             return f"rows {position}..{first_row - 1} are in no file"
         if first_row < position:
             return f"rows {first_row}..{position - 1} are in two files"
         position += rows
-    if position != manifest.count:
-        return f"files hold {position} rows, expected {manifest.count}"
+    if position != count:
+        return f"files hold {position} rows, expected {count}"
     return None
 
 
@@ -234,13 +279,25 @@ def identity_mismatches(found: IndexIdentity, expected: IndexIdentity) -> list[s
     return [f"{name}: index has {a}, in use is {b}" for name, a, b in pairs if a != b]
 
 
-def load_rows(folder: Path, manifest: Manifest, rows: range) -> Float[Tensor, "row dim"]:
+def load_rows(
+    folder: Path,
+    manifest: Manifest,
+    rows: range,
+    *,
+    out: Float[Tensor, "row dim"] | None = None,
+) -> Float[Tensor, "row dim"]:
     """Vectors of a contiguous range of rows, on the CPU, each file checked against its hash.
+
+    Args:
+        folder: of the index.
+        manifest: its manifest.
+        rows: contiguous.
+        out: where to put them, such as a memory map; one file at a time is in memory.
 
     Raises:
         IndexFileError: a file is missing, truncated or differs from its hash.
     """
-    result = torch.empty(len(rows), manifest.embedding_dim)
+    result = torch.empty(len(rows), manifest.embedding_dim) if out is None else out
     for file in manifest.files:
         shared = overlap(range(file.first_row, file.first_row + file.rows), rows)
         if len(shared) == 0:
