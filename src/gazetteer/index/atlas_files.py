@@ -98,13 +98,18 @@ def atlas_passages(shards: Iterable[AtlasShard]) -> Iterator[dict[str, Any]]:
         IndexFileError: a file holds something else, or not as many passages as embeddings.
     """
     for shard in shards:
-        passages = read_atlas_passages(shard.passages)
-        if len(passages) != shard.embeddings.shape[1]:
-            raise IndexFileError(
-                f"{shard.passages}: {len(passages)} passages, {shard.embeddings.path.name} has "
-                f"{shard.embeddings.shape[1]} embeddings"
-            )
-        yield from map(without_merged_section, passages)
+        # Held by nobody else, so that it is gone before the next one is read.
+        yield from map(without_merged_section, _counted_passages(shard))
+
+
+def _counted_passages(shard: AtlasShard) -> list[dict[str, Any]]:
+    passages = read_atlas_passages(shard.passages)
+    if len(passages) != shard.embeddings.shape[1]:
+        raise IndexFileError(
+            f"{shard.passages}: {len(passages)} passages, {shard.embeddings.path.name} has "
+            f"{shard.embeddings.shape[1]} embeddings"
+        )
+    return passages
 
 
 def read_atlas_passages(path: Path) -> list[dict[str, Any]]:

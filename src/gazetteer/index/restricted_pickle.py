@@ -13,7 +13,8 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 BATCH_MEMBERS = 1000
 """Members of a list that stand on the stack together, as in Python's own pickles."""
@@ -60,8 +61,10 @@ def read_pickle(source: IO[bytes], symbols: frozenset[str] = frozenset()) -> Any
     """
     machine = _Machine(symbols)
     actions = _PLAIN | _SYMBOLIC if symbols else _PLAIN
+    # Without a `tell`, which would be called for each instruction.
+    reader = cast(IO[bytes], SimpleNamespace(read=source.read, readline=source.readline))
     try:
-        for instruction, argument, _ in pickletools.genops(source):
+        for instruction, argument, _ in pickletools.genops(reader):
             action = actions.get(instruction.name)
             if action is None:
                 raise RefusedPickleError(f"holds more than plain data ({instruction.name})")

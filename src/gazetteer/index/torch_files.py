@@ -8,6 +8,7 @@ its whole storage along (Atlas #22); only the slice is read.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -75,16 +76,27 @@ class SavedMatrix:
         Args:
             columns: contiguous, inside the matrix.
         """
-        if len(columns) == 0 or self.shape[0] == 0:
-            return torch.empty(len(columns), self.shape[0], dtype=self.dtype)
         raw = np.dtype(f"<u{self.dtype.itemsize}")
-        extent = (self.shape[0] - 1) * self.strides[0] + (len(columns) - 1) * self.strides[1] + 1
-        first = self.start + columns.start * self.strides[1] * raw.itemsize
-        # A map of its own for each call: the pages that were read do not pile up.
-        mapped = np.memmap(self.path, raw, mode="r", offset=first, shape=(extent,))
-        strides = (self.strides[1] * raw.itemsize, self.strides[0] * raw.itemsize)
-        view = np.lib.stride_tricks.as_strided(mapped, (len(columns), self.shape[0]), strides)
-        return torch.from_numpy(np.array(view, order="C")).view(self.dtype)
+        result = np.empty((len(columns), self.shape[0]), raw)
+        rows_lie_apart = self.strides[0] >= self.strides[1]
+        # Runs of numbers near one another, and how far it is from one run to the next.
+        runs = result.T if rows_lie_apart else result
+        far, near = self.strides if rows_lie_apart else reversed(self.strides)
+        extent = ((runs.shape[1] - 1) * near + 1) * raw.itemsize
+        place = self.start + columns.start * self.strides[1] * raw.itemsize
+        if runs.size > 0:
+            with self.path.open("rb") as file:
+                for run in runs:
+                    run[:] = np.frombuffer(self._read(file, place, extent), raw)[:: near or 1]
+                    place += far * raw.itemsize
+        return torch.from_numpy(result).view(self.dtype)
+
+    def _read(self, file: IO[bytes], place: int, size: int) -> bytes:
+        # Not a memory map: a file that shrinks meanwhile would end the process.
+        content = os.pread(file.fileno(), size, place)
+        if len(content) != size:
+            raise IndexFileError(f"{self.path}: the file was cut short while it was read")
+        return content
 
 
 def open_matrix(path: Path) -> SavedMatrix:
