@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from gazetteer.data.tokens import PassageTokens
@@ -26,6 +27,7 @@ class VersionInProgress:
         tokens: the retriever's tokens of the corpus.
         rows: this rank's global rows.
         batch: limits of one encoder call.
+        vectors: float32, where to put them: on any device, or a memory map.
         step: training step at which it was begun, in the unit of the flags.
         slices: number of parts to embed it in.
     """
@@ -37,6 +39,7 @@ class VersionInProgress:
         rows: range,
         batch: EmbeddingBatch,
         *,
+        vectors: Float[Tensor, "row dim"],
         step: int,
         slices: int,
     ) -> None:
@@ -44,7 +47,7 @@ class VersionInProgress:
         self.step = step
         self.slices = slices
         self.slices_done = 0
-        self.vectors = torch.empty(len(rows), tower.embedding_dim, device=tower.device)
+        self.vectors = vectors
         self._tokens = tokens
         self._rows = rows
         self._batch = batch

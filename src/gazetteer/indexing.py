@@ -26,6 +26,7 @@ from gazetteer.index import (
     read_manifest,
     save_index,
 )
+from gazetteer.index.compressor import Compressor
 from gazetteer.index_version import VersionInProgress
 from gazetteer.modes import evaluation_mode
 from gazetteer.progress import progress
@@ -46,8 +47,9 @@ def embed_corpus(
     rows: range,
     batch: EmbeddingBatch,
     *,
+    out: Float[Tensor, "row dim"],
     show_progress: bool,
-) -> Float[Tensor, "row dim"]:
+) -> None:
     """Embed a range of rows in evaluation mode.
 
     Args:
@@ -55,12 +57,9 @@ def embed_corpus(
         tokens: the retriever's tokens of the corpus.
         rows: global rows, contiguous.
         batch: limits of one encoder call.
+        out: where the embeddings go, on any device; may be a memory map.
         show_progress: draw a bar with rate and time left.
-
-    Returns:
-        float32, on the tower's device.
     """
-    embeddings = torch.empty(len(rows), tower.embedding_dim, device=tower.device)
     with (
         evaluation_mode(tower),
         progress(len(rows), "embedding", "passage", enabled=show_progress) as bar,
@@ -68,9 +67,8 @@ def embed_corpus(
         for first in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[first : first + CHUNK_ROWS]
             vectors = embed(tower, tokens.passage_inputs(chunk), batch)
-            embeddings[first : first + len(chunk)] = vectors.float()
+            out[first : first + len(chunk)] = vectors.float()
             bar.update(len(chunk))
-    return embeddings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +112,8 @@ class IndexKeeper:
         tokens: the retriever's tokens of them.
         files: where to load and save.
         refresh: how the index is refreshed.
+        compressor: builds the shards of a compressed index, and keeps its vectors on the disk;
+            None where vectors are searched as they are.
         ranks: this process among its peers.
         show_progress: draw a bar on this rank.
     """
@@ -127,6 +127,7 @@ class IndexKeeper:
         tokens: PassageTokens,
         files: IndexFiles,
         refresh: RefreshPlan,
+        compressor: Compressor | None = None,
         ranks: Ranks,
         show_progress: bool,
     ) -> None:
@@ -138,6 +139,7 @@ class IndexKeeper:
         self._tokens = tokens
         self._files = files
         self._plan = refresh
+        self._compressor = compressor
         self._ranks = ranks
         self._show_progress = show_progress
         self._weights: dict[str, Tensor] | None = None
@@ -186,8 +188,15 @@ class IndexKeeper:
         self._adopted(tower, step)
 
     def _begin(self, tower: TextEncoder, step: int, slices: int) -> VersionInProgress:
-        rows, batch = self.index.rows, self._retriever.batch
-        return VersionInProgress(tower, self._tokens, rows, batch, step=step, slices=slices)
+        return VersionInProgress(
+            tower,
+            self._tokens,
+            self.index.rows,
+            self._retriever.batch,
+            vectors=self._room_for_vectors(),
+            step=step,
+            slices=slices,
+        )
 
     def _finish(self) -> None:
         version, self.in_progress = self.in_progress, None
@@ -261,14 +270,23 @@ class IndexKeeper:
         return tower
 
     def _embed(self, tower: TextEncoder) -> None:
-        vectors = embed_corpus(
+        vectors = self._room_for_vectors()
+        embed_corpus(
             tower,
             self._tokens,
             self.index.rows,
             self._retriever.batch,
+            out=vectors,
             show_progress=self._show_progress,
         )
         self.index.replace(vectors)
+
+    def _room_for_vectors(self) -> Float[Tensor, "row dim"]:
+        """A place for a version of this rank's vectors: on the tower's device, or on the disk."""
+        if self._compressor is not None:
+            return self._compressor.allocate()
+        tower = self._retriever.passage_tower
+        return torch.empty(len(self.index.rows), tower.embedding_dim, device=tower.device)
 
     def _remember_weights(self, tower: TextEncoder) -> None:
         """Keep the weights behind the index, unless they can never change."""
@@ -316,8 +334,11 @@ class IndexKeeper:
                 f"{folder}: holds {manifest.count} vectors of {manifest.embedding_dim}, "
                 f"in use are {self._shape[0]} passages of {self._shape[1]}"
             )
-        vectors = load_rows(folder, manifest, self.index.rows)
-        self.index.replace(vectors.to(self._retriever.passage_tower.device))
+        if self._compressor is not None:
+            self.index.adopt(self._compressor.load(folder, manifest))
+        else:
+            vectors = load_rows(folder, manifest, self.index.rows)
+            self.index.replace(vectors.to(self._retriever.passage_tower.device))
         self.step = manifest.step
 
     @property

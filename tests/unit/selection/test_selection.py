@@ -61,9 +61,9 @@ class World:
             cache_dir=folder / "cache",
         )
         self.index = ShardedIndex(self.corpus.count, Ranks())
-        self.vectors = embed_corpus(
-            tower, self.tokens, range(self.corpus.count), EmbeddingBatch(), show_progress=False
-        )
+        self.vectors = torch.empty(self.corpus.count, tower.embedding_dim)
+        rows, batch = range(self.corpus.count), EmbeddingBatch()
+        embed_corpus(tower, self.tokens, rows, batch, out=self.vectors, show_progress=False)
         self.index.replace(self.vectors)
         self.queries = torch.randn(4, 32)
 
