@@ -23,7 +23,9 @@ from gazetteer.data_files import RunData, shows_progress
 from gazetteer.distributed.agreement import build_main_first
 from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
-from gazetteer.index import ShardedIndex
+from gazetteer.index import FlatShard, ShardedIndex
+from gazetteer.index.codec import CodecSettings
+from gazetteer.index.compressor import Compressor
 from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
@@ -32,6 +34,7 @@ from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.selection import Selector
+from gazetteer.staleness import StalenessMeter
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
@@ -44,6 +47,8 @@ PADDED_TOKENS = {"cuda": 65_536, "cpu": 1_024}
 """Tokens of one encoder call. On a CPU small calls waste less on padding and stay in cache; a GPU
 wants large ones."""
 READER_FOLDER, RETRIEVER_FOLDER = "reader", "retriever"
+VECTORS_FOLDER = "vectors"
+"""In the cache; a compressed index keeps its vectors there, in files that go with the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +75,14 @@ class Retrieving:
         tokens: the retriever's tokens of them.
         selector: searches, filters, re-ranks.
         keeper: fills and refreshes the index.
+        meter: measures how stale it is; None where nobody asked.
     """
 
     corpus: PassageStore
     tokens: PassageTokens
     selector: Selector
     keeper: IndexKeeper
+    meter: StalenessMeter | None
 
 
 def experiment_folder(options: Options) -> Path:
@@ -188,7 +195,8 @@ def build_retrieving(
         options.reader.retriever_format,
         retriever_max_tokens(options),
     )
-    index = ShardedIndex(corpus.count, ranks)
+    compressor = _compressor(options, ranks, corpus.count, models.retriever.embedding_dim)
+    index = ShardedIndex(corpus.count, ranks, build_shard=compressor or FlatShard)
     keeper = IndexKeeper(
         index=index,
         retriever=models.retriever,
@@ -196,6 +204,7 @@ def build_retrieving(
         tokens=tokens,
         files=_index_files(options),
         refresh=RefreshPlan(options.index.refresh_mode, options.index.refresh_steps),
+        compressor=compressor,
         ranks=ranks,
         show_progress=shows_progress(options, ranks),
     )
@@ -211,7 +220,37 @@ def build_retrieving(
         if options.retriever.retrieve_with_rerank
         else None,
     )
-    return Retrieving(corpus=corpus, tokens=tokens, selector=selector, keeper=keeper)
+    meter = None
+    if options.index.staleness_sample:
+        meter = StalenessMeter(
+            index,
+            models.retriever,
+            tokens,
+            sample=options.index.staleness_sample,
+            top_k=options.retriever.retriever_n_context,
+        )
+    return Retrieving(corpus=corpus, tokens=tokens, selector=selector, keeper=keeper, meter=meter)
+
+
+def _compressor(options: Options, ranks: Ranks, count: int, dim: int) -> Compressor | None:
+    index = options.index
+    if index.index_mode == "flat":
+        return None
+    settings = CodecSettings(
+        kind=index.faiss_index_type,
+        code_size=index.faiss_code_size,
+        nlist=index.faiss_nlist,
+        nprobe=index.faiss_nprobe,
+        rescore=index.rescore,
+    )
+    return Compressor(
+        settings,
+        count=count,
+        dim=dim,
+        ranks=ranks,
+        folder=options.data.cache_folder / VECTORS_FOLDER,
+        show_progress=shows_progress(options, ranks),
+    )
 
 
 def _index_files(options: Options) -> IndexFiles:

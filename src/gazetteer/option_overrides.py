@@ -88,6 +88,26 @@ def _remarks(options: Options) -> Iterator[str]:
     is_set = count != all_flags(type(options))["save_index_n_shards"].default
     if index.load_index_path is not None and index.save_index_path is None and is_set:
         yield f"save_index_n_shards {count}: no effect on loading; a saved index names its files"
+    yield from _faiss_remarks(options)
+
+
+def _faiss_remarks(options: Options) -> Iterator[str]:
+    index, flags = options.index, all_flags(type(options))
+    is_faiss, kind = index.index_mode == "faiss", index.faiss_index_type
+    has_lists = is_faiss and kind.startswith("ivf")
+    has_codes = is_faiss and not kind.endswith("flat")
+    lists, codes = "an ivf kind of --faiss_index_type", "an sq or pq kind of --faiss_index_type"
+    matters = {
+        "faiss_index_type": (is_faiss, "--index_mode faiss"),
+        "faiss_code_size": (has_codes, codes if is_faiss else "--index_mode faiss"),
+        "faiss_nlist": (has_lists, lists if is_faiss else "--index_mode faiss"),
+        "faiss_nprobe": (has_lists, lists if is_faiss else "--index_mode faiss"),
+        "rescore": (is_faiss, "--index_mode faiss"),
+    }
+    for name, (has_effect, needed) in matters.items():
+        value = getattr(index, name)
+        if not has_effect and value != flags[name].default:
+            yield f"{name} {value}: no effect without {needed}"
 
 
 def _retriever_remarks(options: Options) -> Iterator[str]:

@@ -74,6 +74,9 @@ def _order_rules(options: Options, program: Program) -> Iterator[str]:
     shortest, longest = generation.generation_min_length, generation.generation_max_length
     if shortest is not None and shortest > longest:
         yield _at_most("generation_min_length", shortest, "generation_max_length", longest)
+    probed, lists = options.index.faiss_nprobe, options.index.faiss_nlist
+    if probed is not None and lists is not None and probed > lists:
+        yield _at_most("faiss_nprobe", probed, "faiss_nlist", lists)
     low, high = task.min_lm_context_ratio, task.max_lm_context_ratio
     if low > high:
         yield _at_most("min_lm_context_ratio", low, "max_lm_context_ratio", high)
@@ -107,8 +110,14 @@ def _source_rules(options: Options, program: Program) -> Iterator[str]:
             "--passages or --load_index_path is required: what to retrieve from"
             " (neither is with --use_file_passages or --closed_book)"
         )
-    if options.index.index_mode == "faiss":
-        yield "--index_mode faiss: not available in this version; flat is"
+
+
+def _staleness_rules(options: Options, _: Program) -> Iterator[str]:
+    index = options.index
+    if index.refresh_below_overlap and not index.staleness_sample:
+        yield _must(
+            "refresh_below_overlap", index.refresh_below_overlap, "come with --staleness_sample"
+        )
 
 
 def _reader_rules(options: Options, program: Program) -> Iterator[str]:
@@ -208,6 +217,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _order_rules,
     _format_rules,
     _refresh_rules,
+    _staleness_rules,
     _file_rules,
     _folder_rules,
 )

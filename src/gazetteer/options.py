@@ -37,7 +37,7 @@ OPTIONS_FILE = "options.json"
 
 TaskName = Literal["base", "mlm", "lm", "multiple_choice", "kilt", "section", "fever", "qa"]
 GoldScoreMode = Literal["evalnormsum", "loop", "ppmean", "emdr", "pdist", "adist", "emdr2"]
-FaissIndexType = Literal["ivfflat", "flat", "ivfsq", "ivfpq", "pq", "sq"]
+FaissIndexType = Literal["ivfflat", "flat", "ivfsq", "ivfpq", "pq", "sq", "pqfs", "ivfpqfs"]
 Permutations = Literal["single", "cyclic", "all"]
 
 
@@ -151,12 +151,29 @@ class IndexOptions:
     )
     index_mode: Literal["flat", "faiss"] = flag("flat", "exact search, or a compressed index")
     faiss_index_type: FaissIndexType = flag("flat", "kind of compressed index")
-    faiss_code_size: int | None = flag(None, "bytes per passage of ivfpq and pq")
+    faiss_code_size: int | None = flag(
+        None, "bytes per passage; none = one for 8 numbers, sq one for each, ivfsq for two"
+    )
+    faiss_nlist: int | None = flag(
+        None, "lists of the ivf kinds; none = square root of the number of passages (new)"
+    )
+    faiss_nprobe: int | None = flag(
+        None, "lists searched per query; none = an eighth, at least 32; Atlas searches all (new)"
+    )
+    rescore: int | None = flag(
+        None, "faiss: candidates per query scored exactly; none = 4 per hit, 0 = no (new)"
+    )
     refresh_index: str = flag("-1", "refresh rate: -1 never, 500, or 0-1000:500,1000-9000:2000")
     refresh_mode: Literal["blocking", "interleaved"] = flag(
         "blocking", "training waits for a refresh, or embeds a part before each step (new)"
     )
     refresh_steps: int = flag(100, "steps an interleaved refresh is spread over (new)")
+    staleness_sample: int = flag(
+        0, "passages re-embedded at each log line to measure staleness; 0 = none (new)"
+    )
+    refresh_below_overlap: float = flag(
+        0.0, "refresh when the sample's top k overlaps less than this, 0 to 1; 0 = never (new)"
+    )
     allow_stale_index: bool = flag(False, "use a saved index that other weights embedded (new)")
 
 

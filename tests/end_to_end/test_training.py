@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from gazetteer.errors import CheckpointError, TrainingDivergedError
+from gazetteer.indexing import IndexKeeper
+from gazetteer.retriever import TextEncoder
 from gazetteer.training import loop
 from tests.support.runs import logged, make_world, results, run_evaluate, run_train
 
@@ -100,12 +102,18 @@ INTERRUPTED = {
         ),
         ("refreshing", {"refresh_mode": "interleaved", "refresh_steps": 2}, 5),
         ("refresh-late", {"refresh_mode": "interleaved", "refresh_steps": 7}, 6),
+        (
+            "refresh-stale",
+            {"refresh_index": "-1", "staleness_sample": 5, "refresh_below_overlap": 1.0},
+            5,
+        ),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     world: Path, name: str, flags: dict, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_train(world, name=f"{name}-whole", **INTERRUPTED, **flags)
+    flags = INTERRUPTED | flags
+    run_train(world, name=f"{name}-whole", **flags)
     original = loop._micro_batch
 
     def dies(run, *args, **kwargs) -> None:
@@ -116,8 +124,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_micro_batch", dies)
         with pytest.raises(RuntimeError, match="killed"):
-            run_train(world, name=f"{name}-resumed", **INTERRUPTED, **flags)
-    run_train(world, name=f"{name}-resumed", **INTERRUPTED, **flags)
+            run_train(world, name=f"{name}-resumed", **flags)
+    run_train(world, name=f"{name}-resumed", **flags)
     whole, resumed = (logged(world, f"{name}-{end}") for end in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     for step in whole:
@@ -133,6 +141,49 @@ def _assert_equal_weights(first: Path, second: Path) -> None:
         left, right = load_file(first / file), load_file(second / file)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), file
+
+
+def refreshed_at(world: Path, name: str, monkeypatch: pytest.MonkeyPatch, **flags) -> list[int]:
+    """Steps whose weights embedded the versions of the index that were adopted in a run."""
+    steps: list[int] = []
+    adopted = IndexKeeper._adopted
+
+    def spy(keeper: IndexKeeper, tower: TextEncoder, step: int) -> None:
+        steps.append(step)
+        adopted(keeper, tower, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexKeeper, "_adopted", spy)
+        run_train(world, name=name, train_retriever=True, **flags)
+    return steps
+
+
+def test_an_interleaved_refresh_serves_the_old_version_until_the_new_one_is_whole(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"total_steps": 9, "refresh_index": "4", "refresh_mode": "interleaved"}
+    assert refreshed_at(world, "slices", monkeypatch, refresh_steps=3, **flags) == [0, 4]
+    runs = world / "experiments"
+    assert "is late" not in (runs / "slices" / "run.log").read_text()
+    # Begun at 4 and not whole at 8, it is finished there and the next one begun.
+    assert refreshed_at(world, "late", monkeypatch, refresh_steps=5, **flags) == [0, 4]
+    assert "refresh of step 4 is late" in (runs / "late" / "run.log").read_text()
+
+
+def test_an_index_that_is_too_stale_is_refreshed(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"total_steps": 4, "log_freq": 1, "lr_retriever": 1e-2, "staleness_sample": 6}
+    assert refreshed_at(world, "measured", monkeypatch, **flags) == [0]
+    numbers = logged(world, "measured")
+    # The first update of a warm-up has a learning rate of 0.
+    assert numbers[1]["index/drift"] == pytest.approx(0, abs=1e-6)
+    assert all(numbers[step]["index/drift"] > 1e-6 for step in (2, 3, 4))
+    assert all(0 <= numbers[step]["index/overlap"] <= 1 for step in numbers)
+    assert min(numbers[step]["index/overlap"] for step in numbers) < 1
+    often = refreshed_at(world, "refreshed", monkeypatch, refresh_below_overlap=1.0, **flags)
+    stale = [step for step in numbers if numbers[step]["index/overlap"] < 1]
+    assert often[:2] == [0, stale[0]]
 
 
 def test_query_side_training_leaves_every_passage_weight_as_it_was(world: Path) -> None:

@@ -11,12 +11,13 @@ from gazetteer.flags import all_flags
 from gazetteer.options import Options, build_parser, options_to_dict, parse_options
 
 ATLAS: dict = json.loads((Path(__file__).parent / "atlas_flags.json").read_text())
-MORE_CHOICES = {"gold_score_mode": ("emdr2",), "faiss_index_type": ("sq",)}
+MORE_CHOICES = {"gold_score_mode": ("emdr2",), "faiss_index_type": ("sq", "pqfs", "ivfpqfs")}
 NEW = {
     "config", "dry_run", "on_bad_line", "cache_dir", "retriever_pooling", "retriever_normalize",
     "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
     "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",
-    "refresh_mode", "refresh_steps",
+    "refresh_mode", "refresh_steps", "staleness_sample", "refresh_below_overlap",
+    "faiss_nlist", "faiss_nprobe", "rescore",
 }  # fmt: skip
 
 

@@ -134,6 +134,29 @@ def test_the_number_of_index_files_is_said_not_to_matter_for_loading():
     assert resolved(load_index_path="index")[1] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "idle_kinds", "needed"),
+    [
+        ("faiss_index_type", "pq", [], ""),
+        ("rescore", 0, [], ""),
+        ("faiss_code_size", 64, ["flat", "ivfflat"], "an sq or pq kind"),
+        ("faiss_nlist", 64, ["flat", "sq", "pq", "pqfs"], "an ivf kind"),
+        ("faiss_nprobe", 64, ["flat", "sq", "pq", "pqfs"], "an ivf kind"),
+    ],
+)
+def test_flags_of_compressed_indices_are_said_to_do_nothing_where_they_do(
+    name, value, idle_kinds, needed
+):
+    assert resolved(**{name: value})[1] == [f"{name} {value}: no effect without --index_mode faiss"]
+    if name == "faiss_index_type":
+        assert resolved(index_mode="faiss", faiss_index_type=value)[1] == []
+        return
+    for kind in ("flat", "ivfflat", "ivfsq", "ivfpq", "pq", "sq", "pqfs", "ivfpqfs"):
+        note = f"{name} {value}: no effect without {needed} of --faiss_index_type"
+        notes = resolved(index_mode="faiss", faiss_index_type=kind, **{name: value})[1]
+        assert notes == ([note] if kind in idle_kinds else [])
+
+
 def test_a_warm_up_longer_than_the_schedule_is_said():
     note = "warmup_steps 1000 > 30 steps of schedule: the learning rate never reaches its peak"
     assert resolved(train_data=["a"], total_steps=30)[1] == [note]

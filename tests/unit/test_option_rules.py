@@ -74,7 +74,8 @@ BELOW = {
     "local_rank": -2, "main_port": 0, "rendezvous_timeout_seconds": 0, "seed": -1,
     "collective_timeout_seconds": 0, "log_freq": 0, "eval_freq": 0, "save_freq": 0,
     "per_gpu_batch_size": 0, "per_gpu_embedder_batch_size": 0, "max_passages": 0,
-    "save_index_n_shards": 0, "faiss_code_size": 0, "retriever_n_context": 0,
+    "save_index_n_shards": 0, "faiss_code_size": 0, "faiss_nlist": 0, "faiss_nprobe": 0,
+    "rescore": -1, "retriever_n_context": 0,
     "temperature_score": 0.0, "temperature_gold": 0.0, "filtering_overretrieve_ratio": 0,
     "freeze_retriever_steps": -2, "n_to_rerank_with_retrieve_with_rerank": 0,
     "text_maxlength": 0, "target_maxlength": 0, "n_context": 0, "generation_max_length": 0,
@@ -180,9 +181,16 @@ def test_passages_come_from_somewhere(violations):
     assert violations(passages=None, closed_book=True) == []
 
 
-def test_compressed_indices_are_not_available(violations):
-    assert violations(index_mode="faiss") == [
-        "--index_mode faiss: not available in this version; flat is"
+def test_compressed_indices_are_available(violations):
+    for kind in ("flat", "sq", "pq", "pqfs", "ivfflat", "ivfsq", "ivfpq", "ivfpqfs"):
+        assert violations(index_mode="faiss", faiss_index_type=kind) == []
+
+
+def test_no_more_lists_are_searched_than_there_are(violations):
+    asked = {"index_mode": "faiss", "faiss_index_type": "ivfpq", "faiss_nlist": 256}
+    assert violations(**asked, faiss_nprobe=256) == []
+    assert violations(**asked, faiss_nprobe=257) == [
+        "--faiss_nprobe (257) must be at most --faiss_nlist (256)"
     ]
 
 

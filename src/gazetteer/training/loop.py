@@ -60,7 +60,8 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
             after = position.micro_batches
             bar.update(after - before)
             if falls_due(plan.log, before, after):
-                reporter.training(after, stats.averages(), _learning_rates(run))
+                numbers = stats.averages() | _measure_staleness(run)
+                reporter.training(after, numbers, _learning_rates(run))
                 stats = WeightedStats()
             if falls_due(plan.evaluate, before, after):
                 _evaluate(run, after, reporter)
@@ -109,7 +110,20 @@ def _tend_index(run: TrainingRun, clock: Stopwatch) -> None:
     micro_batch = run.state.position.micro_batches
     if run.retrieving is not None:
         with clock.time("runtime/indexing"):
-            run.retrieving.keeper.tend(micro_batch, is_due=run.refresh_is_due(micro_batch))
+            is_due = run.refresh_is_due(micro_batch) or run.state.position.index_is_stale
+            run.retrieving.keeper.tend(micro_batch, is_due=bool(is_due))
+            run.state.position.index_is_stale = 0
+
+
+def _measure_staleness(run: TrainingRun) -> dict[str, float]:
+    """How stale the index is for the next queries; what is too stale is refreshed before them."""
+    if run.retrieving is None or run.retrieving.meter is None:
+        return {}
+    found = run.retrieving.meter.measure(next_batch(run).query_tokens)
+    is_refreshing = run.retrieving.keeper.in_progress is not None
+    if found.overlap < run.options.index.refresh_below_overlap and not is_refreshing:
+        run.state.position.index_is_stale = 1
+    return found.numbers()
 
 
 def _micro_batch(

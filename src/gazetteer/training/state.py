@@ -34,6 +34,7 @@ class Position:
         next_index_step: micro-batch at which the version in progress was begun.
         slices: parts of that version; 0 where there is none.
         slices_done: how many of them are embedded.
+        index_is_stale: 1 if a refresh is due because the top k has changed too much.
     """
 
     micro_batches: int = 0
@@ -42,6 +43,7 @@ class Position:
     next_index_step: int = 0
     slices: int = 0
     slices_done: int = 0
+    index_is_stale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
