@@ -30,6 +30,7 @@ from gazetteer.index.atlas_files import (
     without_merged_section,
     write_atlas_folder,
 )
+from gazetteer.index.codec_storage import StoredCodec
 from gazetteer.index.searcher import open_passages
 from gazetteer.index.storage import EncoderIdentity, IndexIdentity, Manifest, save_rows
 from gazetteer.index.vector_sources import VectorSource, saved_vectors
@@ -92,7 +93,7 @@ def export_atlas(source: Path, target: Path, layout: Layout) -> None:
 
 
 def rewrite(source: Path, target: Path, layout: Layout) -> None:
-    """Copy a saved index into another number of files, or another dtype.
+    """Copy a saved index into another number of files, or another dtype; its codes stay the same.
 
     Raises:
         IndexFileError: the source is damaged, or there is a target already.
@@ -102,12 +103,16 @@ def rewrite(source: Path, target: Path, layout: Layout) -> None:
     with appearing_folder(target) as partial:
         if (source / PASSAGES_FOLDER).exists():
             copy_passages(open_passages(source, manifest), partial / PASSAGES_FOLDER)
+        for file in manifest.codec.files if manifest.codec else ():
+            _copy(source / file.name, partial / file.name)
         vectors = saved_vectors(source, manifest)
-        _save(vectors, partial, layout, manifest.identity, manifest.step)
+        _save(vectors, partial, layout, manifest.identity, manifest.step, codec=manifest.codec)
 
 
 def merge(sources: Sequence[Path], target: Path, layout: Layout) -> None:
     """Put indexes of different passages, made by one encoder, into one, in the order given.
+
+    Codes of compressed indexes are left out: their quantisers differ.
 
     Raises:
         IndexFileError: encoders differ, a passage id is in two of them, one is damaged or without
@@ -151,8 +156,22 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _copy(source: Path, target: Path) -> None:
+    """A hard link where the disk allows: files of an index never change."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync(target)
+
+
 def _save(
-    vectors: VectorSource, folder: Path, layout: Layout, identity: IndexIdentity, step: int
+    vectors: VectorSource,
+    folder: Path,
+    layout: Layout,
+    identity: IndexIdentity,
+    step: int,
+    codec: StoredCodec | None = None,
 ) -> None:
     dtype = layout.dtype or vectors.dtype
     with progress(vectors.count, "writing", "vector", enabled=layout.show_progress) as bar:
@@ -163,7 +182,12 @@ def _save(
                 bar.update(len(part))
 
         save_rows(
-            counted(), folder, identity=identity, step=step, embedding_dim=vectors.embedding_dim
+            counted(),
+            folder,
+            identity=identity,
+            step=step,
+            embedding_dim=vectors.embedding_dim,
+            codec=codec,
         )
 
 

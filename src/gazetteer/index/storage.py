@@ -157,10 +157,19 @@ def save_rows(
     identity: IndexIdentity,
     step: int,
     embedding_dim: int,
+    codec: StoredCodec | None = None,
 ) -> None:
     """Write an index from a stream of its rows, one file for each part, in whatever dtype they are.
 
     Not a collective: for one process, such as a tool. Holds one part in memory.
+
+    Args:
+        parts: vectors in order of row.
+        folder: created if missing.
+        identity: what the vectors were made from.
+        step: when.
+        embedding_dim: of the vectors.
+        codec: of a compressed index; its files are in the folder already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written, first_row = [], 0
@@ -174,6 +183,7 @@ def save_rows(
         step=step,
         identity=identity,
         files=tuple(written),
+        codec=codec,
     )
     _publish(folder, manifest)
 

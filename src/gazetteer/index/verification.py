@@ -7,10 +7,9 @@ from pathlib import Path
 
 from gazetteer.data.passages import PASSAGES_FOLDER
 from gazetteer.errors import IndexFileError
-from gazetteer.files import file_digest
 from gazetteer.index.searcher import open_passages
 from gazetteer.index.storage import Manifest, read_manifest
-from gazetteer.index.stored_files import IndexFile
+from gazetteer.index.stored_files import IndexFile, StoredFile
 from gazetteer.index.vector_sources import stored_dtype
 
 
@@ -36,7 +35,7 @@ def find_problems(folder: Path, on_bytes: Callable[[int], object]) -> list[str]:
     except (IndexFileError, OSError) as error:
         return [str(error)]
     problems = []
-    for file in manifest.files:
+    for file in manifest.all_files:
         problem = _file_problem(folder, file, manifest)
         problems += [problem] if problem else []
         on_bytes(file.bytes)
@@ -56,19 +55,13 @@ def require_sound(folder: Path, on_bytes: Callable[[int], object]) -> Manifest:
     return read_manifest(folder)
 
 
-def _file_problem(folder: Path, file: IndexFile, manifest: Manifest) -> str | None:
-    path = folder / file.name
+def _file_problem(folder: Path, file: StoredFile, manifest: Manifest) -> str | None:
     try:
-        digest, size = file_digest(path)
-        if size != file.bytes:
-            return f"{path}: {size} bytes, the manifest says {file.bytes}"
-        if digest != file.sha256:
-            return f"{path}: SHA-256 {digest}, the manifest says {file.sha256}"
-        stored_dtype(path, (file.rows, manifest.embedding_dim))
-    except FileNotFoundError:
-        return f"{path}: missing, though the manifest names it"
+        file.verify(folder)
+        if isinstance(file, IndexFile) and file in manifest.files:
+            stored_dtype(folder / file.name, (file.rows, manifest.embedding_dim))
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{folder / file.name}: {error.strerror}"
     except IndexFileError as error:
         return str(error)
     return None

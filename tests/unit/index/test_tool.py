@@ -15,9 +15,19 @@ import torch
 from torch import Tensor
 
 from gazetteer.data.passages import PassageStore, write_passages
-from gazetteer.index import EncoderIdentity, IndexIdentity, load_rows, read_manifest
+from gazetteer.index import (
+    EncoderIdentity,
+    IndexIdentity,
+    ShardedIndex,
+    load_rows,
+    read_manifest,
+    save_index,
+)
 from gazetteer.index.__main__ import main
+from gazetteer.index.codec import CodecSettings
+from gazetteer.index.compressor import Compressor
 from gazetteer.index.storage import save_rows
+from gazetteer.records import Ranks
 from tests.support import tiny_data
 
 DIM, COUNT = 4, 11
@@ -111,6 +121,7 @@ def test_info_as_json_holds_every_fact(
         "dim": DIM,
         "dtype": "float32",
         "step": 20,
+        "codes": None,
         "files": 3,
         "bytes": sum((saved / file.name).stat().st_size for file in manifest.files),
         "has_passages": False,
@@ -275,6 +286,50 @@ def test_an_index_in_other_files_is_the_same_index(
     assert run("convert", saved, "--output", alone, "--dtype", "fp16", "--no_progress") == 0
     assert torch.equal(rows_of(alone), rows_of(saved))
     assert not (alone / "passages").exists()
+
+
+def test_the_codes_of_a_compressed_index_are_kept_and_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    count, dim = 300, 8
+    rows = torch.randn(count, dim)
+
+    def compressor() -> Compressor:
+        return Compressor(
+            CodecSettings(kind="ivfpq", code_size=4, nlist=2, nprobe=2),
+            count=count,
+            dim=dim,
+            ranks=Ranks(),
+            folder=tmp_path / "vectors",
+            show_progress=False,
+        )
+
+    index = ShardedIndex(count, Ranks(), rows, build_shard=compressor())
+    identity = IndexIdentity(corpus="c", encoder=ENCODER)
+    before, after = tmp_path / "before", tmp_path / "after"
+    save_index(index, before, identity=identity, step=3, files=2, ranks=Ranks())
+    assert run("convert", before, "--output", after, "--files", 5, "--no_progress") == 0
+    manifest = read_manifest(after)
+    assert manifest.codec == read_manifest(before).codec is not None
+    assert len(manifest.files) == 5
+    again = ShardedIndex(count, Ranks(), build_shard=compressor())
+    again.adopt(compressor().load(after, manifest))
+    assert torch.equal(again.search(rows[:9], 7).rows, index.search(rows[:9], 7).rows)
+    assert run("verify", before, after, "--no_progress") == 0
+    assert run("info", after) == 0
+    assert "ivfpq" in capsys.readouterr().out
+    for file in manifest.codec.files:
+        content = (after / file.name).read_bytes()
+        for place in (0, len(content) // 2, len(content) - 1):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            (after / file.name).unlink()
+            (after / file.name).write_bytes(damaged)
+            assert run("verify", after, "--no_progress") == 2
+            assert capsys.readouterr().out.startswith(f"{after / file.name}: SHA-256 ")
+        (after / file.name).write_bytes(content)
+    assert run("verify", before, after, "--no_progress") == 0
 
 
 def test_what_would_have_no_effect_is_refused(
