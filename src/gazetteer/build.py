@@ -233,16 +233,9 @@ def build_retrieving(
 
 
 def _compressor(options: Options, ranks: Ranks, count: int, dim: int) -> Compressor | None:
-    index = options.index
-    if index.index_mode == "flat":
+    settings = codec_settings(options)
+    if settings is None:
         return None
-    settings = CodecSettings(
-        kind=index.faiss_index_type,
-        code_size=index.faiss_code_size,
-        nlist=index.faiss_nlist,
-        nprobe=index.faiss_nprobe,
-        rescore=index.rescore,
-    )
     return Compressor(
         settings,
         count=count,
@@ -250,6 +243,20 @@ def _compressor(options: Options, ranks: Ranks, count: int, dim: int) -> Compres
         ranks=ranks,
         folder=options.data.cache_folder / VECTORS_FOLDER,
         show_progress=shows_progress(options, ranks),
+    )
+
+
+def codec_settings(options: Options) -> CodecSettings | None:
+    """The flags of compressed indexes; None with `--index_mode flat`."""
+    index = options.index
+    if index.index_mode == "flat":
+        return None
+    return CodecSettings(
+        kind=index.faiss_index_type,
+        code_size=index.faiss_code_size,
+        nlist=index.faiss_nlist,
+        nprobe=index.faiss_nprobe,
+        rescore=index.rescore,
     )
 
 

@@ -23,6 +23,8 @@ from gazetteer.data.passages import CORPUS_FIELDS
 from gazetteer.data_files import build_task
 from gazetteer.errors import CheckpointError, GazetteerError, LaunchError
 from gazetteer.index import read_manifest, shard_range
+from gazetteer.index.codec import Codec, plan_codec
+from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.options import Options
 from gazetteer.reader.loading import HUB_NAMES
 from gazetteer.records import Ranks
@@ -154,10 +156,25 @@ def _needs(
         index_bytes = passages * retriever.dim * 4
         rows = len(shard_range(passages, 0, ranks.world_size)) + 1
         shard_bytes = rows * retriever.dim * 4
+        codec = _codec(options, passages, retriever.dim)
+        if codec is not None:
+            yield f"vectors: {shard_bytes / GIB:.2f} GiB per worker on the disk of --cache_dir"
+            index_bytes, shard_bytes = passages * codec.row_bytes, rows * codec.row_bytes
         yield f"index: {index_bytes / GIB:.2f} GiB in all, {shard_bytes / GIB:.2f} GiB per worker"
+        # What is saved is vectors, and codes if there are any.
+        index_bytes += passages * retriever.dim * 4 if codec is not None else 0
         held += shard_bytes
     yield f"memory per worker, activations aside: {held / GIB:.2f} GiB of {_memory(ranks):.1f} GiB"
     yield from _disk(options, index_bytes)
+
+
+def _codec(options: Options, passages: int, dim: int) -> Codec | None:
+    """The quantiser of a compressed index; None without one."""
+    settings = build.codec_settings(options)
+    if settings is None:
+        return None
+    load_faiss()
+    return plan_codec(settings, count=passages, dim=dim)
 
 
 def _bytes_per_weight(options: Options, is_trained: bool) -> int:

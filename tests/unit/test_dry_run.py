@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gazetteer.dry_run import plan
-from gazetteer.errors import CheckpointError, DataError, GazetteerError, LaunchError
+from gazetteer.errors import CheckpointError, DataError, GazetteerError, LaunchError, OptionError
 from gazetteer.records import Ranks
 from tests.support.runs import make_world, options_of
 
@@ -25,6 +25,17 @@ def test_the_plan_says_what_the_run_has_and_needs(world: Path) -> None:
     assert "passages: about 40" in text
     assert "reader: 0.0 M weights" in text or "reader: 0.1 M weights" in text
     assert "memory per worker" in text and "disk for --save_index_path" in text
+
+
+def test_a_compressed_index_takes_memory_for_its_codes_and_disk_for_its_vectors(
+    world: Path,
+) -> None:
+    pytest.importorskip("faiss")
+    flags = {"index_mode": "faiss", "faiss_index_type": "ivfsq", "cache_dir": world / "cache"}
+    text = "\n".join(lines(world, **flags))
+    assert "vectors: 0.00 GiB per worker on the disk of --cache_dir" in text
+    with pytest.raises(OptionError, match=r"--faiss_code_size \(7\) must suit"):
+        lines(world, **flags, faiss_code_size=7)
 
 
 def test_nothing_is_written(world: Path) -> None:

@@ -83,6 +83,11 @@ class Codec:
         }[self.code]
         return f"IVF{self.nlist},{code}" if self.has_lists else code
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in memory: its code and, in a list, its number."""
+        return self.code_size + (8 if self.has_lists else 0)
+
     def sample_size(self, count: int) -> int:
         """How many of `count` rows to train on."""
         return min(count, max(LEAST_SAMPLE, ROWS_PER_LIST * self.nlist))
@@ -138,7 +143,7 @@ def probed_lists(settings: CodecSettings, codec: Codec) -> int:
     """Lists searched for each query: all of at most 32, then an eighth if that is more.
 
     On 28,000 real passages in 167 lists, 32 of them cost 1 point of recall before rescoring and are
-    four times as fast as all of them, which Atlas searches (docs/decisions/016-faiss-modes.md).
+    four times as fast as all of them, which Atlas searches (docs/decisions/017-faiss-modes.md).
     """
     wanted = settings.nprobe or max(LEAST_PROBED, codec.nlist // PROBED_SHARE)
     return min(wanted, codec.nlist)
