@@ -133,6 +133,7 @@ class IndexKeeper:
     ) -> None:
         self.index = index
         self.step = 0
+        self.is_foreign = False
         self.in_progress: VersionInProgress | None = None
         self._retriever = retriever
         self._corpus = corpus
@@ -151,6 +152,8 @@ class IndexKeeper:
         """
         if self._files.load_folder is not None:
             self._load(self._files.load_folder, self._identity())
+            if not self.is_foreign:
+                self._remember_weights(self._retriever.passage_tower)
         else:
             self.refresh(0)
 
@@ -209,6 +212,7 @@ class IndexKeeper:
     def _adopted(self, tower: TextEncoder, step: int) -> None:
         """Remember and save the version that serves from now on."""
         self.step = step
+        self.is_foreign = False
         self._remember_weights(tower)
         if self._files.save_folder is None:
             return
@@ -231,7 +235,7 @@ class IndexKeeper:
         """
         return self._weights or {}
 
-    def restore(self, step: int, made_by: Mapping[str, Tensor]) -> None:
+    def restore(self, step: int, made_by: Mapping[str, Tensor], *, is_foreign: bool) -> None:
         """Bring back the index of an interrupted run.
 
         Collective: every rank must call this.
@@ -239,7 +243,19 @@ class IndexKeeper:
         Args:
             step: when it was embedded.
             made_by: what `made_by()` said then; empty for the passage tower as it is.
+            is_foreign: it was loaded with `--allow_stale_index`, and nothing here can embed it.
+
+        Raises:
+            IndexFileError: a foreign index is not named any more.
         """
+        if is_foreign:
+            if self._files.load_folder is None:
+                raise IndexFileError(
+                    "the run searched an index that other weights or passages made; resume it "
+                    "with the same --load_index_path and --allow_stale_index"
+                )
+            self._load(self._files.load_folder, self._identity())
+            return
         tower = self._tower_with(made_by)
         if not self._load_saved_version(tower):
             self._embed(tower)
@@ -340,6 +356,7 @@ class IndexKeeper:
             vectors = load_rows(folder, manifest, self.index.rows)
             self.index.replace(vectors.to(self._retriever.passage_tower.device))
         self.step = manifest.step
+        self.is_foreign = bool(mismatches)
 
     @property
     def _shape(self) -> tuple[int, int]:

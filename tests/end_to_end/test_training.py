@@ -10,7 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gazetteer.errors import CheckpointError, TrainingDivergedError
+from gazetteer.errors import (
+    CheckpointError,
+    IndexFileError,
+    OptionError,
+    TrainingDivergedError,
+)
 from gazetteer.indexing import IndexKeeper
 from gazetteer.retriever import TextEncoder
 from gazetteer.training import loop
@@ -101,6 +106,17 @@ INTERRUPTED = {
             8,
         ),
         ("refreshing", {"refresh_mode": "interleaved", "refresh_steps": 2}, 5),
+        ("from-another", {"model_path": "{world}/experiments/parent/checkpoint/latest"}, 5),
+        ("loaded-index", {"load_index_path": "{world}/saved", "refresh_index": "7"}, 5),
+        (
+            "foreign-index",
+            {
+                "load_index_path": "{world}/foreign",
+                "allow_stale_index": True,
+                "refresh_index": "-1",
+            },
+            5,
+        ),
         ("refresh-late", {"refresh_mode": "interleaved", "refresh_steps": 7}, 6),
         (
             "refresh-stale",
@@ -112,7 +128,10 @@ INTERRUPTED = {
 def test_killed_and_resumed_equals_uninterrupted(
     world: Path, name: str, flags: dict, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = INTERRUPTED | flags
+    if name in ("from-another", "loaded-index", "foreign-index"):
+        _make_origins(world)
+    filled = {k: v.format(world=world) if isinstance(v, str) else v for k, v in flags.items()}
+    flags = INTERRUPTED | filled
     run_train(world, name=f"{name}-whole", **flags)
     original = loop._micro_batch
 
@@ -132,6 +151,16 @@ def test_killed_and_resumed_equals_uninterrupted(
         same = {"loss/reader_loss", "loss/retriever_loss", "lr"} & whole[step].keys()
         assert {k: whole[step][k] for k in same} == {k: resumed[step][k] for k in same}
     _assert_equal_weights(checkpoint(world, f"{name}-whole"), checkpoint(world, f"{name}-resumed"))
+
+
+def _make_origins(world: Path) -> None:
+    """What a run can begin with: a checkpoint, an index of the pre-trained encoder, and another."""
+    if (world / "foreign").exists():
+        return
+    run_train(world, name="parent", total_steps=2, train_retriever=True)
+    run_train(world, name="saves", total_steps=1, save_index_path=world / "saved")
+    run_train(world, name="foreign", total_steps=3, train_retriever=True, lr_retriever=1e-2,
+              refresh_index="2", save_index_path=world / "foreign")  # fmt: skip
 
 
 def _assert_equal_weights(first: Path, second: Path) -> None:
@@ -272,8 +301,33 @@ def test_a_changed_flag_is_logged_and_wins(world: Path) -> None:
     assert "--lr was 0.0001 in the checkpoint, now 0.005; the command line wins" in log
 
 
+def test_a_flag_that_weights_depend_on_cannot_change(world: Path) -> None:
+    run_train(world, name="fixed", total_steps=2, precision="bf16")
+    with pytest.raises(OptionError, match=r"--precision is fp32, in .*step-2 it was bf16"):
+        run_train(world, name="fixed", total_steps=3)
+    run_train(world, name="fixed", total_steps=3, precision="bf16", reader_model_type="t5-base")
+    log = (world / "experiments" / "fixed" / "run.log").read_text()
+    assert "now t5-base; the checkpoint's models go on" in log
+
+
+def test_a_run_that_is_over_says_so(world: Path) -> None:
+    run_train(world, name="over", total_steps=2)
+    assert run_train(world, name="over", total_steps=2) == 0
+    log = (world / "experiments" / "over" / "run.log").read_text()
+    assert "--total_steps 2 is reached already: nothing to do" in log
+
+
+def test_a_foreign_index_has_to_be_named_again(world: Path) -> None:
+    _make_origins(world)
+    flags = {"name": "orphan", "train_retriever": True}
+    foreign = {"load_index_path": world / "foreign", "allow_stale_index": True}
+    run_train(world, total_steps=1, **flags, **foreign)
+    with pytest.raises(IndexFileError, match="resume it with the same --load_index_path"):
+        run_train(world, total_steps=2, **flags)
+
+
 def test_a_run_starts_from_the_models_of_another(world: Path) -> None:
-    run_train(world, name="parent", total_steps=2, train_retriever=True)
+    _make_origins(world)
     run_train(world, name="child", total_steps=1, model_path=checkpoint(world, "parent"), lr=0.0,
               weight_decay=0)  # fmt: skip
     parent = load_file(checkpoint(world, "parent") / "reader" / "model.safetensors")

@@ -13,7 +13,9 @@ from gazetteer.compute import seed_everything
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import RunData
 from gazetteer.distributed.replicas import replicate
+from gazetteer.errors import OptionError
 from gazetteer.evaluation.run import Evaluation, build_evaluation
+from gazetteer.indexing import IndexKeeper
 from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options, save_options
 from gazetteer.reader import save_reader
 from gazetteer.records import Ranks
@@ -28,6 +30,17 @@ from gazetteer.training.plan import StepPlan
 from gazetteer.training.state import IndexEncoders, Position, TrainState
 
 logger = logging.getLogger(__name__)
+
+MODEL_FLAGS = {"model_path", "reader_model_type", "retriever_model_path"}
+"""Where a run begins; on resuming it has models of its own."""
+FIXED_BY_CHECKPOINT = {
+    "precision",
+    "query_side_retriever_training",
+    "retriever_normalize",
+    "retriever_pooling",
+    "untie_retriever",
+}
+"""What weights and optimiser states are for; no run can change it on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +117,7 @@ class TrainingRun:
         position, keeper = self.state.position, self.retrieving.keeper
         version = keeper.in_progress
         position.index_step = keeper.step
+        position.index_is_foreign = int(keeper.is_foreign)
         position.next_index_step = version.step if version else 0
         position.slices = version.slices if version else 0
         position.slices_done = version.slices_done if version else 0
@@ -124,15 +138,19 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
 
     Collective: every rank must call this.
 
-    Starts from `--model_path` if given (fresh optimisers, step 0); else from the newest intact
-    checkpoint of the experiment; else from the pre-trained models.
+    Starts from the newest intact checkpoint of the experiment; else from `--model_path` if given
+    (fresh optimisers, step 0); else from the pre-trained models.
+
+    Raises:
+        OptionError: a flag that the checkpoint was made with cannot change on the way.
     """
     seed_everything(options.experiment.seed + ranks.rank)
     assert data.train is not None
     folder = build.experiment_folder(options)
     checkpoints = CheckpointFolder(folder / "checkpoint")
-    resumed, start = _starting_point(options, checkpoints)
-    models = build.build_models(options, ranks, start)
+    resumed = checkpoints.newest_intact()
+    notes = _changed_options(options, resumed) if resumed else []
+    models = build.build_models(options, ranks, resumed or build.model_folder(options))
     retrieving = build.build_retrieving(options, ranks, models, data)
     step = _training_step(options, ranks, models, retrieving, data.train.passages)
     state = _state(options, models)
@@ -154,16 +172,10 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         state=state,
         checkpoints=checkpoints,
     )
-    _start(run, start if resumed else None)
+    _start(run, resumed)
+    for note in notes:
+        logger.warning("%s", note)
     return run
-
-
-def _starting_point(options: Options, checkpoints: CheckpointFolder) -> tuple[bool, Path | None]:
-    named = build.model_folder(options)
-    if named is not None:
-        return False, named
-    newest = checkpoints.newest_intact()
-    return newest is not None, newest
 
 
 def _start(run: TrainingRun, checkpoint: Path | None) -> None:
@@ -175,22 +187,36 @@ def _start(run: TrainingRun, checkpoint: Path | None) -> None:
     encoders, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
     position = run.state.position
     logger.info("resuming from %s at step %d", checkpoint, position.micro_batches)
-    for note in notes + _changed_options(run.options, checkpoint):
+    for note in notes:
         logger.warning("%s", note)
-    if keeper is not None:
-        keeper.restore(position.index_step, encoders.serving)
-        if position.slices:
-            keeper.restore_in_progress(
-                position.next_index_step, position.slices, position.slices_done, encoders.next
-            )
+    if position.micro_batches >= run.plan.total:
+        logger.info("--total_steps %d is reached already: nothing to do", run.plan.total)
+    elif keeper is not None:
+        _restore_index(keeper, position, encoders)
+
+
+def _restore_index(keeper: IndexKeeper, position: Position, encoders: IndexEncoders) -> None:
+    is_foreign = bool(position.index_is_foreign)
+    keeper.restore(position.index_step, encoders.serving, is_foreign=is_foreign)
+    if position.slices:
+        keeper.restore_in_progress(
+            position.next_index_step, position.slices, position.slices_done, encoders.next
+        )
 
 
 def _changed_options(options: Options, checkpoint: Path) -> list[str]:
+    """What to say about flags that are not those the checkpoint was written with."""
     before, now = options_to_dict(read_options(checkpoint / OPTIONS_FILE)), options_to_dict(options)
+    changed = {n: v for n, v in now.items() if n != "config" and before.get(n, v) != v}
+    for name in FIXED_BY_CHECKPOINT & changed.keys():
+        raise OptionError(
+            f"--{name} is {changed[name]}, in {checkpoint} it was {before[name]}: resume with the "
+            "same value, or start another run with another --name and this --model_path"
+        )
     return [
-        f"--{name} was {before[name]} in the checkpoint, now {value}; the command line wins"
-        for name, value in now.items()
-        if name != "config" and before[name] != value
+        f"--{name} was {before[name]} in the checkpoint, now {value}; "
+        + ("the checkpoint's models go on" if name in MODEL_FLAGS else "the command line wins")
+        for name, value in changed.items()
     ]
 
 

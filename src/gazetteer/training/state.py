@@ -31,6 +31,7 @@ class Position:
         micro_batches: done so far, by each rank.
         examples: drawn so far, by all ranks together.
         index_step: micro-batch at which the index was embedded.
+        index_is_foreign: 1 if it was loaded though other weights or passages made it.
         next_index_step: micro-batch at which the version in progress was begun.
         slices: parts of that version; 0 where there is none.
         slices_done: how many of them are embedded.
@@ -40,6 +41,7 @@ class Position:
     micro_batches: int = 0
     examples: int = 0
     index_step: int = 0
+    index_is_foreign: int = 0
     next_index_step: int = 0
     slices: int = 0
     slices_done: int = 0
