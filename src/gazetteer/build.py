@@ -23,9 +23,10 @@ from gazetteer.data_files import RunData, shows_progress
 from gazetteer.distributed.agreement import build_main_first
 from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
-from gazetteer.index import FlatShard, ShardedIndex
+from gazetteer.index import ShardedIndex
 from gazetteer.index.codec import CodecSettings
 from gazetteer.index.compressor import Compressor
+from gazetteer.index.making import FlatMaker, ShardMaker
 from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
@@ -195,8 +196,8 @@ def build_retrieving(
         options.reader.retriever_format,
         retriever_max_tokens(options),
     )
-    compressor = _compressor(options, ranks, corpus.count, models.retriever.embedding_dim)
-    index = ShardedIndex(corpus.count, ranks, build_shard=compressor or FlatShard)
+    maker = _shard_maker(options, ranks, corpus.count, models.retriever.embedding_dim)
+    index = ShardedIndex(corpus.count, ranks, build_shard=maker)
     keeper = IndexKeeper(
         index=index,
         retriever=models.retriever,
@@ -204,7 +205,7 @@ def build_retrieving(
         tokens=tokens,
         files=_index_files(options),
         refresh=RefreshPlan(options.index.refresh_mode, options.index.refresh_steps),
-        compressor=compressor,
+        maker=maker,
         ranks=ranks,
         show_progress=shows_progress(options, ranks),
     )
@@ -232,16 +233,17 @@ def build_retrieving(
     return Retrieving(corpus=corpus, tokens=tokens, selector=selector, keeper=keeper, meter=meter)
 
 
-def _compressor(options: Options, ranks: Ranks, count: int, dim: int) -> Compressor | None:
-    settings = codec_settings(options)
+def _shard_maker(options: Options, ranks: Ranks, count: int, dim: int) -> ShardMaker:
+    settings, folder = codec_settings(options), options.data.cache_folder / VECTORS_FOLDER
     if settings is None:
-        return None
+        dtype = options.index.index_dtype
+        return FlatMaker(dtype, count=count, dim=dim, ranks=ranks, folder=folder)
     return Compressor(
         settings,
         count=count,
         dim=dim,
         ranks=ranks,
-        folder=options.data.cache_folder / VECTORS_FOLDER,
+        folder=folder,
         show_progress=shows_progress(options, ranks),
     )
 

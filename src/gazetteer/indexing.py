@@ -22,11 +22,10 @@ from gazetteer.index import (
     IndexIdentity,
     ShardedIndex,
     identity_mismatches,
-    load_rows,
     read_manifest,
     save_index,
 )
-from gazetteer.index.compressor import Compressor
+from gazetteer.index.making import ShardMaker
 from gazetteer.index_version import VersionInProgress
 from gazetteer.modes import evaluation_mode
 from gazetteer.progress import progress
@@ -112,8 +111,7 @@ class IndexKeeper:
         tokens: the retriever's tokens of them.
         files: where to load and save.
         refresh: how the index is refreshed.
-        compressor: builds the shards of a compressed index, and keeps its vectors on the disk;
-            None where vectors are searched as they are.
+        maker: builds and loads this rank's shards.
         ranks: this process among its peers.
         show_progress: draw a bar on this rank.
     """
@@ -127,7 +125,7 @@ class IndexKeeper:
         tokens: PassageTokens,
         files: IndexFiles,
         refresh: RefreshPlan,
-        compressor: Compressor | None = None,
+        maker: ShardMaker,
         ranks: Ranks,
         show_progress: bool,
     ) -> None:
@@ -140,7 +138,7 @@ class IndexKeeper:
         self._tokens = tokens
         self._files = files
         self._plan = refresh
-        self._compressor = compressor
+        self._maker = maker
         self._ranks = ranks
         self._show_progress = show_progress
         self._weights: dict[str, Tensor] | None = None
@@ -196,7 +194,7 @@ class IndexKeeper:
             self._tokens,
             self.index.rows,
             self._retriever.batch,
-            vectors=self._room_for_vectors(),
+            vectors=self._maker.allocate(),
             step=step,
             slices=slices,
         )
@@ -286,7 +284,7 @@ class IndexKeeper:
         return tower
 
     def _embed(self, tower: TextEncoder) -> None:
-        vectors = self._room_for_vectors()
+        vectors = self._maker.allocate()
         embed_corpus(
             tower,
             self._tokens,
@@ -296,13 +294,6 @@ class IndexKeeper:
             show_progress=self._show_progress,
         )
         self.index.replace(vectors)
-
-    def _room_for_vectors(self) -> Float[Tensor, "row dim"]:
-        """A place for a version of this rank's vectors: on the tower's device, or on the disk."""
-        if self._compressor is not None:
-            return self._compressor.allocate()
-        tower = self._retriever.passage_tower
-        return torch.empty(len(self.index.rows), tower.embedding_dim, device=tower.device)
 
     def _remember_weights(self, tower: TextEncoder) -> None:
         """Keep the weights behind the index, unless they can never change."""
@@ -350,11 +341,7 @@ class IndexKeeper:
                 f"{folder}: holds {manifest.count} vectors of {manifest.embedding_dim}, "
                 f"in use are {self._shape[0]} passages of {self._shape[1]}"
             )
-        if self._compressor is not None:
-            self.index.adopt(self._compressor.load(folder, manifest))
-        else:
-            vectors = load_rows(folder, manifest, self.index.rows)
-            self.index.replace(vectors.to(self._retriever.passage_tower.device))
+        self.index.adopt(self._maker.load(folder, manifest))
         self.step = manifest.step
         self.is_foreign = bool(mismatches)
 

@@ -150,6 +150,9 @@ class IndexOptions:
         128, "files to save the index in; any number of workers loads it"
     )
     index_mode: Literal["flat", "faiss"] = flag("flat", "exact search, or a compressed index")
+    index_dtype: Literal["fp32", "fp16", "bf16", "int8"] = flag(
+        "fp32", "flat: kept in memory; if not fp32, vectors lie in --cache_dir (new)"
+    )
     faiss_index_type: FaissIndexType = flag("flat", "kind of compressed index")
     faiss_code_size: int | None = flag(
         None, "bytes per passage; none = one for 8 numbers, sq one for each, ivfsq for two"

@@ -91,21 +91,29 @@ def has_first_pass(device: torch.device) -> bool:
     return torch.equal(product.cpu().long(), rows @ queries.T)
 
 
-def round_rows(vectors: Float[Tensor, "row dim"], kind: CodeType) -> RoundedRows | None:
+def round_rows(
+    vectors: Float[Tensor, "row dim"], kind: CodeType, *, device: torch.device | None = None
+) -> RoundedRows | None:
     """Round all rows, tile by tile.
+
+    Args:
+        vectors: float32; may be a memory map.
+        kind: of number.
+        device: where the result is to be; that of the vectors if not given.
 
     Returns:
         None where no bound can be given: numbers that are not finite, or too large for float16.
     """
     count, dim = vectors.shape
+    device = vectors.device if device is None else device
     padded = -(-count // BLOCK) * BLOCK
     width = _padded_dim(dim) if kind == "int8" else dim
-    codes = torch.zeros(padded, width, dtype=CODE_DTYPES[kind], device=vectors.device)
-    scales = torch.ones(padded // GROUP, device=vectors.device)
+    codes = torch.zeros(padded, width, dtype=CODE_DTYPES[kind], device=device)
+    scales = torch.ones(padded // GROUP, device=device)
     tiles = range(0, count, TILE_ROWS)
-    norms, residuals = torch.empty(2, len(tiles), device=vectors.device)
+    norms, residuals = torch.empty(2, len(tiles), device=device)
     for number, start in enumerate(tiles):
-        tile = vectors[start : start + TILE_ROWS]
+        tile = vectors[start : start + TILE_ROWS].to(device)
         missing = -len(tile) % BLOCK
         if missing:
             tile = torch.cat([tile, tile[-1:].expand(missing, -1)])
