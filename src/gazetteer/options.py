@@ -168,7 +168,7 @@ class IndexOptions:
     )
     refresh_index: str = flag("-1", "refresh rate: -1 never, 500, or 0-1000:500,1000-9000:2000")
     refresh_mode: Literal["blocking", "interleaved"] = flag(
-        "blocking", "training waits for a refresh, or embeds a part before each step (new)"
+        "blocking", "training waits, or embeds a part before each step (new)"
     )
     refresh_steps: int = flag(100, "steps an interleaved refresh is spread over (new)")
     staleness_sample: int = flag(
