@@ -32,8 +32,13 @@ def file_digest(path: Path) -> tuple[str, int]:
 
 def replace_json(path: Path, document: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Write JSON under another name, sync it, and put it in place of `path` in one move."""
+    replace_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text under another name, sync it, and put it in place of `path` in one move."""
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     sync(temporary)
     temporary.replace(path)
     sync(path.parent)

@@ -10,12 +10,13 @@ import math
 import os
 import string
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
 from gazetteer.option_bounds import BOUNDS
-from gazetteer.paths import path_kind
+from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.refresh_schedule import parse_refresh_schedule
 
@@ -186,6 +187,17 @@ def _file_rules(options: Options, program: Program) -> Iterator[str]:
                 yield _must(name, path, "be a file this user can read")
 
 
+def _results_rules(options: Options, _: Program) -> Iterator[str]:
+    """Each file's results are named after it: of two alike the second would replace the first."""
+    first: dict[str, str] = {}
+    for path in listed_files(options.data.eval_data):
+        stem = Path(path).stem
+        if stem in first:
+            rule = f"not be named like {first[stem]}: results go to {stem}-step-N.jsonl"
+            yield _must("eval_data", path, rule)
+        first.setdefault(stem, path)
+
+
 def _folder_rules(options: Options, _: Program) -> Iterator[str]:
     experiment, index = options.experiment, options.index
     if not experiment.name:
@@ -207,6 +219,8 @@ def _folder_rules(options: Options, _: Program) -> Iterator[str]:
     for name, path in written.items():
         if path == "" or (path is not None and path_kind(path) == "file"):
             yield _must(name, path, "be a folder, or a name that is free for one")
+        elif path is not None and not can_be_written(path):
+            yield _must(name, path, "be a folder this user can write to, or can create")
 
 
 _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
@@ -219,6 +233,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _refresh_rules,
     _staleness_rules,
     _file_rules,
+    _results_rules,
     _folder_rules,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -14,3 +15,14 @@ def path_kind(path: str) -> Literal["file", "folder", "nothing"]:
         return "file" if Path(path).is_file() else "nothing"
     except (OSError, ValueError):
         return "nothing"
+
+
+def can_be_written(path: str) -> bool:
+    """Tell whether this user can write into a folder, or create it in its nearest parent."""
+    try:
+        folder = Path(path).absolute()
+        nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        is_possible = "\0" not in path and nearest.is_dir()
+        return is_possible and os.access(nearest, os.W_OK | os.X_OK)
+    except (OSError, ValueError):
+        return False

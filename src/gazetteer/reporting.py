@@ -15,6 +15,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers.utils.logging import disable_progress_bar
 
+from gazetteer.distributed.agreement import main_first
+from gazetteer.errors import GazetteerError
+from gazetteer.files import replace_text
 from gazetteer.options import OPTIONS_FILE, Options, options_log, save_options
 from gazetteer.records import Ranks
 
@@ -51,15 +54,29 @@ def start_log(ranks: Ranks) -> None:
 def start_experiment(folder: Path, options: Options, ranks: Ranks) -> Path:
     """Create the experiment's folder, log to it, write its options and what they imply.
 
+    Collective: every rank must call this.
+
     A resumed run appends to run.log.
+
+    Raises:
+        GazetteerError: the folder cannot be written, the same error on every rank.
     """
-    if ranks.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        _log_to(folder / "run.log")
-        (folder / "opt.log").write_text(options_log(options), encoding="utf-8")
-        save_options(options, folder / OPTIONS_FILE)
+
+    def start() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _log_to(folder / "run.log")
+            (folder / "opt.log").write_text(options_log(options), encoding="utf-8")
+            save_options(options, folder / OPTIONS_FILE)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise GazetteerError(
+                f"{folder}: cannot be written: {reason} (--checkpoint_dir, --name)"
+            ) from None
         for note in options.notes:
             logger.info("%s", note)
+
+    main_first(start, ranks)
     return folder
 
 
@@ -144,9 +161,19 @@ def drop_metrics_after(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
-    kept = [line for line in lines if line and json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    # A run that was killed or met a full disk may leave half a line, even half a character.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    kept = [line for line in lines if (logged := _logged_step(line)) is not None and logged <= step]
+    replace_text(path, "".join(line + "\n" for line in kept))
+
+
+def _logged_step(line: str) -> int | None:
+    """The step of a line of metrics; None where it is no whole line."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -356,5 +356,23 @@ def test_folders_that_are_written_are_not_files(violations, name):
         ]
 
 
+@pytest.mark.parametrize("name", ["checkpoint_dir", "save_index_path", "cache_dir"])
+def test_folders_that_are_written_can_be_created(violations, name):
+    assert violations(**{name: "dev.jsonl/below"}) == [
+        f"--{name} (dev.jsonl/below) must be a folder this user can write to, or can create"
+    ]
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_files_whose_results_would_replace_each_other_are_refused(violations, program, tmp_path):
+    for name in ("folder/dev.jsonl", "dev.json", "test.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    rule = "must not be named like dev.jsonl: results go to dev-step-N.jsonl"
+    for other in ("folder/dev.jsonl", "dev.json", "dev.jsonl"):
+        files = ["dev.jsonl", "test.jsonl", other]
+        assert violations(program, eval_data=files) == [f"--eval_data ({other}) {rule}"]
+    assert violations(program, eval_data=["dev.jsonl", "test.jsonl"]) == []
+
+
 def test_the_experiment_has_a_name(violations):
     assert violations(name="") == ["--name ('') must not be empty"]
