@@ -34,7 +34,7 @@ SAFETY = 1e-4
 ROUNDING = 1e-6
 """Relative to |q| |x|; for scales and products in float32, and for the final rounding."""
 MOST_CANDIDATES = 64
-"""Times k, per query on average: beyond that, a first pass does not pay."""
+"""Times k, per query on average, or else one row in so many: beyond both, it does not pay."""
 
 CodeType = Literal["int8", "bf16", "fp16"]
 CODE_DTYPES = {"int8": torch.int8, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -151,7 +151,8 @@ def possible_rows(
     best = queries.new_full((0, len(queries)), float("-inf"))
     threshold = queries.new_full((len(queries),), float("-inf"))
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    total, limit = 0, MOST_CANDIDATES * top_k * len(queries)
+    total = 0
+    limit = max(MOST_CANDIDATES * top_k, rows.count // MOST_CANDIDATES) * len(queries)
     for first, scores in _scores(rows, asked):
         # The k-th best of what some k different rows are worth at least.
         best = torch.cat([best, scores.block_maxima - scores.error[0]])
