@@ -66,7 +66,7 @@ class Retrieval:
         """Collective: every rank must call this, with any number of queries, zero included."""
         with clock.time("runtime/retrieve"):
             queries = self.retriever.embed_for_search(batch.query_tokens)
-            return self.selector.select(queries, top_k, batch.forbidden)
+            return self.selector.select(queries, top_k, batch.forbidden, clock)
 
 
 @dataclass(frozen=True, slots=True)

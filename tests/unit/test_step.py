@@ -111,6 +111,11 @@ def test_reader_loss_is_the_token_mean_over_the_first_passages(parts: Parts) -> 
     torch.testing.assert_close(stats["loss/reader_loss"], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_searching_is_a_part_of_retrieving(parts: Parts) -> None:
+    _, stats = parts.step(None)(parts.batch, False)
+    assert 0 < stats["runtime/search"] < stats["runtime/retrieve"]
+
+
 def test_perplexity_distillation_by_hand(parts: Parts) -> None:
     loss, stats = parts.step(lesson("ppmean"))(parts.batch, True)
     rows = hits_by_hand(parts, 4)

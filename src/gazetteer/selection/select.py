@@ -15,6 +15,7 @@ from gazetteer.records import Hits
 from gazetteer.retriever import DualEncoder
 from gazetteer.selection.filter import drop_hits, forbidden_hits
 from gazetteer.selection.rerank import rerank
+from gazetteer.stats import Stopwatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Selector:
         query_embeddings: Float[Tensor, "query dim"],
         top_k: int,
         forbidden: Sequence[str | None] = (),
+        clock: Stopwatch | None = None,
     ) -> Hits:
         """The best top_k passages for each query.
 
@@ -52,13 +54,15 @@ class Selector:
             query_embeddings: without gradient.
             top_k: hits per query, the same on every rank.
             forbidden: for each query the id of a passage it must not see, or None.
+            clock: counts `runtime/search`, which is search and filter without re-ranking.
         """
         wanted = top_k if self.candidates is None else max(self.candidates, top_k)
         searched = wanted if self.over_retrieval is None else wanted * self.over_retrieval
-        hits = self.index.search(query_embeddings, searched)
-        if self.over_retrieval is not None:
-            marks = forbidden_hits(hits, forbidden, self.corpus.ids)
-            hits = drop_hits(hits, marks, wanted)
+        with (clock or Stopwatch()).time("runtime/search"):
+            hits = self.index.search(query_embeddings, searched)
+            if self.over_retrieval is not None:
+                marks = forbidden_hits(hits, forbidden, self.corpus.ids)
+                hits = drop_hits(hits, marks, wanted)
         if self.candidates is None:
             return hits.first(top_k)
         return rerank(hits, query_embeddings, self.retriever, self.passage_tokens, top_k)

@@ -1,5 +1,8 @@
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ from gazetteer.indexing import embed_corpus
 from gazetteer.records import Hits, Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, TextEncoder
 from gazetteer.selection import Selector
+from gazetteer.selection import select as select_module
 from gazetteer.selection.filter import drop_hits, forbidden_hits
 from gazetteer.selection.rerank import rerank
+from gazetteer.stats import Stopwatch
 from tests.support.tiny_data import passages
 from tests.support.tiny_models import retriever_tokenizer, tiny_bert
 
@@ -80,6 +85,34 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+def test_search_and_filter_are_timed_without_reranking(world: World, monkeypatch) -> None:
+    running: list[str] = []
+
+    class Recording(Stopwatch):
+        @contextmanager
+        def time(self, name: str) -> Iterator[None]:
+            running.append(name)
+            yield
+            running.remove(name)
+
+    seen: dict[str, list[str]] = {}
+
+    def watch(name: str) -> None:
+        original = getattr(select_module, name)
+
+        def watched(*args: Any) -> Any:
+            seen[name] = list(running)
+            return original(*args)
+
+        monkeypatch.setattr(select_module, name, watched)
+
+    watch("drop_hits")
+    watch("rerank")
+    selector = world.selector(candidates=10, over_retrieval=2)
+    selector.select(world.queries, 3, [None] * 4, Recording())
+    assert seen == {"drop_hits": ["runtime/search"], "rerank": []}
 
 
 def test_reranking_a_fresh_index_changes_nothing(world: World) -> None:
