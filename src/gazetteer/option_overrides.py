@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gazetteer.flags import all_flags, flat_values, with_values
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
+from gazetteer.refresh_schedule import first_gap, parse_refresh_schedule
 
 if TYPE_CHECKING:
     from gazetteer.options import Options
@@ -76,6 +77,7 @@ _OVERRIDES = (_full_names, _file_lists, _closed_book, _file_passages)
 def _remarks(options: Options) -> Iterator[str]:
     yield from _retriever_remarks(options)
     yield from _schedule_remarks(options)
+    yield from _refresh_remarks(options)
     optimisation, index = options.optimisation, options.index
     if optimisation.shard_optim or optimisation.shard_grads:
         yield (
@@ -125,6 +127,19 @@ def _retriever_remarks(options: Options) -> Iterator[str]:
         yield (
             "untie_retriever: query_side_retriever_training separates the towers already,"
             " and keeps the passage tower frozen"
+        )
+
+
+def _refresh_remarks(options: Options) -> Iterator[str]:
+    total, retriever = options.optimisation.total_steps, options.retriever
+    if not (options.data.train_data and retriever.train_retriever):
+        return
+    schedule = parse_refresh_schedule(options.index.refresh_index)
+    gap = first_gap(schedule, max(retriever.freeze_retriever_steps, 0), total)
+    if gap is not None:
+        yield (
+            f"refresh_index {options.index.refresh_index}: says nothing about steps"
+            f" {gap.start}-{gap.stop} of {total} (end excluded): no refresh there"
         )
 
 

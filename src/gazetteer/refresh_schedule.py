@@ -72,6 +72,18 @@ def covers(schedule: tuple[RefreshRange, ...], step: int) -> bool:
     return any(step in range_ for range_ in schedule)
 
 
+def first_gap(schedule: tuple[RefreshRange, ...], start: int, end: int) -> range | None:
+    """The first steps from `start` to `end` (excluded) that no range speaks about; None if none."""
+    # Whether a step is covered changes only where a range starts or ends.
+    edges = {edge for range_ in schedule for edge in (range_.start, range_.end)}
+    candidates = sorted({start} | {edge for edge in edges if start <= edge})
+    first = next((step for step in candidates if step < end and not covers(schedule, step)), None)
+    if first is None:
+        return None
+    later = (edge for edge in candidates if edge > first and covers(schedule, edge))
+    return range(first, min(next(later, end), end))
+
+
 def _parse_range(text: str) -> RefreshRange:
     match = _RANGE.fullmatch(text)
     if match is None:

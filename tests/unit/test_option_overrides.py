@@ -163,3 +163,20 @@ def test_a_warm_up_longer_than_the_schedule_is_said():
     assert note in resolved(train_data=["a"], scheduler_steps=30)[1]
     assert resolved(train_data=["a"], total_steps=1000)[1] == []
     assert resolved(total_steps=30)[1] == []
+
+
+def test_a_gap_in_the_refresh_schedule_is_said():
+    def notes(schedule, **values):
+        values = {"train_data": ["a"], "train_retriever": True, "warmup_steps": 1} | values
+        return resolved(refresh_index=schedule, total_steps=100, **values)[1]
+
+    gap = (
+        "refresh_index 0-10:5,20-100:5: says nothing about steps 10-20 of 100 (end excluded):"
+        " no refresh there"
+    )
+    assert notes("0-10:5,20-100:5") == [gap]
+    for schedule in ("-1", "500", "0-10:5,10-100:50", "0-1000:10"):
+        assert notes(schedule) == []
+    assert "steps 50-100 of 100" in notes("0-50:10")[0]
+    assert notes("0-10:5,20-100:5", train_retriever=False) == []
+    assert notes("0-10:5,20-100:5", freeze_retriever_steps=20) == []

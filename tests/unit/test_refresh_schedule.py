@@ -1,9 +1,12 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gazetteer.refresh_schedule import (
     FOREVER,
     RefreshRange,
     covers,
+    first_gap,
     is_refresh_step,
     parse_refresh_schedule,
 )
@@ -96,3 +99,17 @@ def test_covers_tells_steps_no_range_speaks_about():
         *range(10, 20),
         30,
     ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 8)), min_size=1, max_size=4),
+    st.integers(0, 8),
+    st.integers(0, 16),
+)
+@settings(deadline=None)
+def test_the_first_gap_is_the_first_run_of_steps_that_nothing_covers(ranges, start, end):
+    schedule = tuple(RefreshRange(first, first + length, 1) for first, length in ranges)
+    bare = [step for step in range(start, end) if not covers(schedule, step)]
+    gap = first_gap(schedule, start, end)
+    expected = [step for i, step in enumerate(bare) if step == bare[0] + i]
+    assert list(gap or ()) == expected
