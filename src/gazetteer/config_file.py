@@ -59,7 +59,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             key twice; the message names file, line where known, and what was expected.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise OptionError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -150,9 +150,21 @@ def all_flags(composed: type) -> dict[str, Flag]:
 
 
 def add_flags(parser: argparse.ArgumentParser, group: type) -> None:
-    """Add a group's flags to `parser`, under the group's title."""
+    """Add a group's flags to `parser`, under the group's title.
+
+    Each switch gets its opposite, `--no-FLAG`, which the help leaves out.
+    """
     section = parser.add_argument_group(group_title(group))
     for each in flags_of(group):
+        if each.kind is bool:
+            # Without a default of its own: that of the switch counts.
+            section.add_argument(
+                f"--no-{each.name}",
+                action="store_false",
+                dest=each.name,
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
         section.add_argument(f"--{each.name}", **_argument(each))
 
 

@@ -13,7 +13,8 @@ The flags of `train.py` and `evaluate.py`, made from `src/gazetteer/options.py` 
 `python -m gazetteer.flags_page > docs/flags.md`. Names, types and defaults are Atlas's; flags of
 our own end with "(new)". Names are given in full; of a flag given twice, the last counts.
 
-`--config FILE` reads flags from a YAML or JSON file, without the dashes; the command line wins:
+`--config FILE` reads flags from a YAML or JSON file, without the dashes; the command line wins, and
+`--no-shuffle` switches off what the file switched on:
 
     task: qa
     train_data: [nq/train.jsonl]

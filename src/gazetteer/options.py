@@ -273,7 +273,8 @@ def build_parser(program: Program) -> FlagParser:
     parser = FlagParser(
         prog=f"{program}.py",
         usage=f"{program}.py --task NAME {data} --passages FILE [FILE ...] [--flag VALUE ...]",
-        description="Flags come in any order; of a flag given twice, the last counts. [default]",
+        description="Flags come in any order; of a flag given twice, the last counts; --no-FLAG"
+        " switches off what --config switched on. [default]",
     )
     for group in groups_of(Options).values():
         add_flags(parser, group)

@@ -22,8 +22,9 @@ NEW = {
 
 
 def actions(program):
-    found = build_parser(program)._actions
-    return {action.dest: action for action in found if action.dest != "help"}
+    found = [each for each in build_parser(program)._actions if each.dest != "help"]
+    # The last of a switch and its hidden opposite, `--no-FLAG`, is the switch.
+    return {action.dest: action for action in found}
 
 
 def test_there_are_81():

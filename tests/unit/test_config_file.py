@@ -91,3 +91,8 @@ def test_tags_that_would_build_objects_are_refused(write, tmp_path):
     text = f"lr: !!python/object/apply:os.mkdir ['{target}']"
     assert "could not determine a constructor" in refusal(write(text))
     assert not target.exists()
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.yaml", "seed: 3\n"), ("run.json", '{"seed": 3}')])
+def test_a_byte_order_mark_is_no_part_of_the_text(write, name, text):
+    assert read_config(write(b"\xef\xbb\xbf" + text.encode(), name)) == {"seed": 3}

@@ -118,6 +118,16 @@ def test_every_kind_of_flag_parses(parser):
     }
 
 
+def test_a_switch_has_a_hidden_opposite_and_the_last_of_them_counts(parser):
+    assert parser.parse_args(["--hot", "--no-hot"]).hot is False
+    assert parser.parse_args(["--no-hot", "--hot"]).hot is True
+    assert parser.parse_args(["--no-hot"]).hot is False
+    assert "--no-" not in parser.format_help()
+    parser.set_defaults(hot=True)
+    assert parser.parse_args([]).hot is True
+    assert parser.parse_args(["--no-hot"]).hot is False
+
+
 def test_defaults_parse_to_the_dataclass_defaults(parser):
     assert compose(MealOptions, vars(parser.parse_args([]))) == MealOptions()
 

@@ -240,6 +240,12 @@ def test_a_flag_at_its_default_on_the_command_line_wins_too(files):
     assert parse(*config(files, "seed: 3\n"), "--seed", "0").experiment.seed == 0
 
 
+def test_the_command_line_switches_off_what_the_config_file_switched_on(files):
+    words = config(files, "shuffle: true\nclosed_book: true\n")
+    options = parse(*words, "--no-shuffle")
+    assert (options.data.shuffle, options.data.closed_book) == (False, True)
+
+
 def test_the_last_config_file_counts(files):
     first = config(files, "seed: 1\nclip: 5\n", "first.yaml")
     second = config(files, "seed: 2\n", "second.yaml")
