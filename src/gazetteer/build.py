@@ -20,8 +20,8 @@ from gazetteer.data.targets import TargetTokenizer
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.data_files import RunData, shows_progress
-from gazetteer.distributed.agreement import build_main_first
-from gazetteer.errors import OptionError
+from gazetteer.distributed.agreement import build_main_first, raise_together
+from gazetteer.errors import GazetteerError, OptionError
 from gazetteer.files import require_intact
 from gazetteer.index import ShardedIndex
 from gazetteer.index.codec import CodecSettings
@@ -105,7 +105,25 @@ def model_folder(options: Options) -> Path | None:
 
 
 def build_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:
-    """Load the models: from a checkpoint of ours if there is one, else from their own names."""
+    """Load the models: from a checkpoint of ours if there is one, else from their own names.
+
+    Collective: every rank must call this.
+
+    Raises:
+        GazetteerError: a model cannot be loaded, on this rank or another; the same on every rank.
+    """
+    loaded: Models | None = None
+    problem: GazetteerError | None = None
+    try:
+        loaded = _load_models(options, ranks, checkpoint)
+    except GazetteerError as error:
+        problem = error
+    raise_together(problem, ranks)
+    assert loaded is not None
+    return loaded
+
+
+def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:
     retrieves = not options.data.use_file_passages
     retriever, retriever_tokenizer = None, None
     if retrieves:

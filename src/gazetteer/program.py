@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 
 from gazetteer.distributed.launch import process_group
 from gazetteer.dry_run import plan
-from gazetteer.errors import GazetteerError
+from gazetteer.errors import GazetteerError, OptionError
+from gazetteer.option_rules import Program
 from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
 
 
-def run_program(program: Literal["train", "evaluate"], job: Callable[[Options, Ranks], int]) -> int:
+def run_program(program: Program, job: Callable[[Options, Ranks], int]) -> int:
     """Run a job on every rank.
 
     Returns:
         The exit code: the job's own, or an error's (2 for bad input), after its message. Of an
-        error that all ranks share, rank 0 alone speaks.
+        error that all ranks share, rank 0 alone speaks; of one in the options, which are read
+        before the processes know of each other, the first of each machine.
     """
+    try:
+        options = _options(program)
+    except OptionError as error:
+        if speaks_for_machine(os.environ):
+            sys.stderr.write(f"{program}.py: error: {error}\n")
+        return error.exit_code
     ranks = Ranks()
     try:
-        options = parse_options(program=program)
         with process_group(
             local_rank=options.launch.local_rank,
             main_port=options.launch.main_port,
@@ -38,3 +47,22 @@ def run_program(program: Literal["train", "evaluate"], job: Callable[[Options, R
         if ranks.is_main or not error.is_shared:
             sys.stderr.write(f"{program}.py: error: {error}\n")
         return error.exit_code
+
+
+def _options(program: Program) -> Options:
+    """The options; --help and errors in the command line are shown once on each machine."""
+    if speaks_for_machine(os.environ):
+        return parse_options(program=program)
+    unseen = io.StringIO()
+    with redirect_stdout(unseen), redirect_stderr(unseen):
+        return parse_options(program=program)
+
+
+def speaks_for_machine(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process, or the first one its launcher started on this machine.
+
+    One speaker in all would not do: files may be missing on some machines only.
+    """
+    names = ("LOCAL_RANK", "RANK", "SLURM_LOCALID", "SLURM_PROCID")
+    first = next((environment[name] for name in names if environment.get(name)), "0")
+    return first == "0"

@@ -150,6 +150,20 @@ def test_two_workers_end_together_with_one_line(tmp_path: Path) -> None:
     assert not _written(tmp_path)
 
 
+@pytest.mark.parametrize("mistake", [("--lr", "-1"), ("--gone", "1"), ("--retriever_model_path",)])
+def test_two_workers_show_a_mistake_once(tmp_path: Path, mistake: tuple[str, ...]) -> None:
+    arguments = _arguments(tmp_path)
+    (tmp_path / "empty").mkdir()
+    mistake = mistake if len(mistake) == 2 else (*mistake, str(tmp_path / "empty"))
+    world = make_world(tmp_path / "world")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc_per_node", "2", "train.py", *arguments]
+    done = _run([*torchrun, "--reader_model_type", str(world / "reader"), *mistake])
+    assert done.returncode == 1
+    assert done.stderr.count("train.py: error:") == 1
+    assert re.search(r"exitcode *: *2\b", done.stderr)
+
+
 def test_skipped_lines_are_counted_in_the_log_of_the_run(tmp_path: Path) -> None:
     world = make_world(tmp_path, corpus=6, train=4, dev=3)
     for name, number in (("train.jsonl", 1), ("passages.jsonl", 6)):
