@@ -134,6 +134,8 @@ def _refresh_remarks(options: Options) -> Iterator[str]:
     total, retriever = options.optimisation.total_steps, options.retriever
     if not (options.data.train_data and retriever.train_retriever):
         return
+    if retriever.query_side_retriever_training:
+        return  # The passage tower never changes.
     schedule = parse_refresh_schedule(options.index.refresh_index)
     gap = first_gap(schedule, max(retriever.freeze_retriever_steps, 0), total)
     if gap is not None:
