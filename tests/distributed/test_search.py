@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from gazetteer.index import (
-    EncoderIdentity,
-    IndexIdentity,
     ShardedIndex,
     load_rows,
     read_manifest,
@@ -19,22 +17,12 @@ from gazetteer.index import (
     shard_range,
 )
 from gazetteer.records import Hits, Ranks
+from tests.support.identities import IDENTITY
 from tests.support.ranks import run_on_ranks
 
 DIM = 12
 ASKED = [3, 0, 5, 1]
 """Queries of each rank."""
-IDENTITY = IndexIdentity(
-    corpus="corpus",
-    encoder=EncoderIdentity(
-        weights="weights",
-        tokenizer="tokenizer",
-        template="{text}",
-        pooling="mean",
-        normalize=False,
-        max_tokens=8,
-    ),
-)
 
 
 @dataclass(frozen=True)
