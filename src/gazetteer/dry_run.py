@@ -19,18 +19,26 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForCondition
 from gazetteer import build
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.jsonl import read_lines
-from gazetteer.data.passages import CORPUS_FIELDS
+from gazetteer.data.passages import (
+    CORPUS_FIELDS,
+    PASSAGES_FOLDER,
+    cached_folder,
+    stated_facts,
+)
 from gazetteer.data_files import build_task
-from gazetteer.errors import CheckpointError, GazetteerError, LaunchError
+from gazetteer.errors import CheckpointError, GazetteerError, IndexFileError, LaunchError
 from gazetteer.index import read_manifest, shard_range
 from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.options import Options
 from gazetteer.reader.loading import HUB_NAMES
 from gazetteer.records import Ranks
+from gazetteer.retriever.loading import PASSAGE_FOLDER, QUERY_FOLDER
 
 GIB = 2**30
 PROBED_LINES = 1000
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "vocab.json")
 BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -47,6 +55,14 @@ class ModelSize:
     dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class CorpusSize:
+    """Passages in files, and whether every line of them was counted."""
+
+    count: int
+    is_exact: bool
+
+
 def plan(options: Options, ranks: Ranks) -> Iterator[str]:
     """Check paths, formats, models and ports, and describe the run line by line.
 
@@ -60,9 +76,13 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
         if paths:
             yield f"{flag}: {_count_examples(options, paths, flag)} examples"
     passages = _passages(options)
+    if data.passages and not data.use_file_passages:
+        yield f"--passages: first {PROBED_LINES} lines of each file checked"
     if passages is not None:
         yield f"passages: about {passages:,}"
     reader, retriever = _sizes(options)
+    if options.index.load_index_path and retriever is not None:
+        _check_index(options, retriever.dim)
     for name, size in (("reader", reader), ("retriever", retriever)):
         if size is not None:
             yield f"{name}: {size.weights / 1e6:.1f} M weights"
@@ -87,11 +107,20 @@ def _count_examples(options: Options, paths: list[str], flag: str) -> int:
 
 def _passages(options: Options) -> int | None:
     """Passages to search: exact for a saved index, estimated from the first lines otherwise."""
+    given = _given_passages(options)
     if options.index.load_index_path:
-        return read_manifest(Path(options.index.load_index_path)).count
-    if not options.data.passages:
+        count = read_manifest(Path(options.index.load_index_path)).count
+        if given is not None and given.is_exact:
+            _check_count(options, given.count, count)
+        return count
+    return None if given is None else given.count
+
+
+def _given_passages(options: Options) -> CorpusSize | None:
+    """Size of `--passages`; None without."""
+    if not options.data.passages or options.data.use_file_passages:
         return None
-    total = 0
+    total, is_exact = 0, True
     for path in map(Path, options.data.passages):
         lines = read_lines(
             path, CORPUS_FIELDS, flag="--passages", on_bad_line=options.data.on_bad_line
@@ -101,7 +130,49 @@ def _passages(options: Options) -> int | None:
             total += len(probed)
         else:
             total += round(path.stat().st_size / (probed[-1].offset / PROBED_LINES))
-    return total if options.data.max_passages < 0 else min(total, options.data.max_passages)
+            is_exact = False
+    limit = options.data.max_passages
+    return CorpusSize(total if limit < 0 else min(total, limit), is_exact)
+
+
+def _check_index(options: Options, dim: int) -> None:
+    """Compare a saved index with the retriever and, where it is known, with the corpus."""
+    assert options.index.load_index_path is not None
+    folder, data = Path(options.index.load_index_path), options.data
+    manifest = read_manifest(folder)
+    if manifest.embedding_dim != dim:
+        raise IndexFileError(
+            f"{folder}: holds vectors of {manifest.embedding_dim} numbers, the retriever makes "
+            f"{dim} (--load_index_path)"
+        )
+    corpus = folder / PASSAGES_FOLDER
+    if data.passages:
+        corpus = cached_folder(
+            [Path(path) for path in data.passages],
+            data.cache_folder,
+            max_passages=data.max_passages,
+            on_bad_line=data.on_bad_line,
+        )
+    facts = stated_facts(corpus)
+    if facts is None and not data.passages:
+        raise IndexFileError(
+            f"{corpus}: no passages here; name their files with --passages (--load_index_path)"
+        )
+    if facts is not None:
+        _check_count(options, facts[0], manifest.count)
+        if facts[1] != manifest.identity.corpus and not options.index.allow_stale_index:
+            raise IndexFileError(
+                f"{folder}: made from other passages than are in use; embed again, or pass "
+                "--allow_stale_index (--load_index_path)"
+            )
+
+
+def _check_count(options: Options, passages: int, rows: int) -> None:
+    if passages != rows:
+        raise IndexFileError(
+            f"{options.index.load_index_path}: holds {rows} vectors, in use are {passages} "
+            "passages (--load_index_path)"
+        )
 
 
 def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
@@ -115,9 +186,25 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
         source = options.retriever.retriever_model_path
         saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
         if saved is not None and saved.is_dir():
-            source = str(saved / "query" if (saved / "query").is_dir() else saved)
+            source = str(saved)
+        towers = Path(source)
+        if (towers / QUERY_FOLDER).is_dir():
+            _check_files(towers / PASSAGE_FOLDER, "retriever", needs_tokenizer=False)
+            source = str(towers / QUERY_FOLDER)
         retriever = _size(source, "retriever")
     return reader, retriever
+
+
+def _check_files(folder: Path, what: str, *, needs_tokenizer: bool = True) -> None:
+    """Refuse a model's folder without weights or tokenizer; a name of the hub is no folder."""
+    if not folder.is_dir():
+        return
+    needed = {"weights": WEIGHT_FILES} | ({"tokenizer": TOKENIZER_FILES} if needs_tokenizer else {})
+    for part, patterns in needed.items():
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
+            raise CheckpointError(
+                f"{what} '{folder}' cannot be loaded: no {part} there ({', '.join(patterns)})"
+            )
 
 
 def _size(source: str, what: str) -> ModelSize:
@@ -126,6 +213,7 @@ def _size(source: str, what: str) -> ModelSize:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{what} '{source}' cannot be loaded: {reason}") from None
+    _check_files(Path(source), what)
     with torch.device("meta"):
         model = (
             T5ForConditionalGeneration(config)  # type: ignore[arg-type]

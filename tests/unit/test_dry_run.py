@@ -1,12 +1,23 @@
+import json
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
 from gazetteer.dry_run import plan
-from gazetteer.errors import CheckpointError, DataError, GazetteerError, LaunchError, OptionError
+from gazetteer.errors import (
+    CheckpointError,
+    DataError,
+    GazetteerError,
+    IndexFileError,
+    LaunchError,
+    OptionError,
+)
 from gazetteer.records import Ranks
-from tests.support.runs import make_world, options_of
+from tests.support.runs import make_world, options_of, run_evaluate
+from tests.support.saved_indexes import save_embedded
+from tests.support.tiny_data import passages, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +83,58 @@ def test_what_would_stop_the_run_stops_the_plan(world: Path, tmp_path: Path, mon
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(GazetteerError, match="are free"):
         lines(world, save_index_path=tmp_path / "index")
+
+
+def test_the_plan_says_how_much_of_the_passages_was_checked(world: Path) -> None:
+    assert "--passages: first 1000 lines of each file checked" in lines(world)
+
+
+@pytest.mark.parametrize(
+    ("model", "files", "part"),
+    [
+        ("reader", "*.safetensors", "weights"),
+        ("reader", "tokenizer.json", "tokenizer"),
+        ("retriever", "*.safetensors", "weights"),
+        ("retriever", "tokenizer.json", "tokenizer"),
+    ],
+)
+def test_a_model_without_all_its_files_is_refused(
+    world: Path, tmp_path: Path, model: str, files: str, part: str
+) -> None:
+    flag = {"reader": "reader_model_type", "retriever": "retriever_model_path"}[model]
+    folder = tmp_path / "model"
+    shutil.copytree(world / model, folder)
+    assert lines(world, **{flag: folder})
+    for pattern in (files, "vocab.txt", "spiece.model") if part == "tokenizer" else (files,):
+        for path in folder.glob(pattern):
+            path.unlink()
+    with pytest.raises(CheckpointError, match=f"{model} '{folder}' cannot be loaded: no {part}"):
+        lines(world, **{flag: folder})
+
+
+def test_a_saved_index_must_fit_retriever_and_passages(world: Path, tmp_path: Path) -> None:
+    index = save_embedded(tmp_path / "index", passages(40), world / "retriever")
+    loaded = {"load_index_path": index, "cache_dir": tmp_path / "fresh"}
+    assert "passages: about 40" in lines(world, **loaded)
+    assert "passages: about 40" in lines(world, **loaded, passages=None)
+    fewer = write_jsonl(tmp_path / "fewer.jsonl", passages(39))
+    with pytest.raises(IndexFileError, match="holds 40 vectors, in use are 39 passages"):
+        lines(world, **loaded, passages=fewer)
+
+    other = write_jsonl(tmp_path / "other.jsonl", passages(40)[::-1])
+    flags = loaded | {"passages": other}
+    assert lines(world, **flags), "nothing is known of its fingerprint before it was built"
+    run_evaluate(world, passages=other, cache_dir=tmp_path / "fresh", retrieve_only=True)
+    with pytest.raises(IndexFileError, match="made from other passages"):
+        lines(world, **flags)
+    assert lines(world, **flags, allow_stale_index=True)
+
+    shutil.rmtree(index / "passages")
+    with pytest.raises(IndexFileError, match="no passages here"):
+        lines(world, **loaded, passages=None)
+    config = tmp_path / "wider" / "config.json"
+    shutil.copytree(world / "retriever", config.parent)
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"hidden_size": 2 * values["hidden_size"]}))
+    with pytest.raises(IndexFileError, match="the retriever makes"):
+        lines(world, **loaded, retriever_model_path=config.parent)

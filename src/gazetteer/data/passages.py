@@ -213,7 +213,7 @@ def cached_passage_store(
     Raises:
         DataError: a malformed line, an unreadable file, or no passages at all.
     """
-    folder = cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line)
+    folder = cached_folder(sources, cache_dir, max_passages=max_passages, on_bad_line=on_bad_line)
     try:
         return PassageStore(folder)
     except IndexFileError:
@@ -248,6 +248,25 @@ def cached_passage_store(
             repeated, store.count, example,
         )  # fmt: skip
     return store
+
+
+def cached_folder(
+    sources: Sequence[Path], cache_dir: Path, *, max_passages: int, on_bad_line: OnBadLine
+) -> Path:
+    """Where `cached_passage_store` keeps the passages of these files, built or not."""
+    return cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line)
+
+
+def stated_facts(folder: Path) -> tuple[int, str] | None:
+    """Count and fingerprint that a folder of passages states; None if it holds no such thing.
+
+    Nothing else is read: for a quick look at what may be a large corpus.
+    """
+    try:
+        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        return int(about["count"]), str(about["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _repeated_ids(store: PassageStore) -> tuple[int, str]:
