@@ -144,6 +144,7 @@ def test_how_to_search_can_change_without_making_anything(
 ) -> None:
     save(folder, nlist=20, nprobe=1)
     caplog.set_level(logging.INFO)
+    caplog.clear()
     loaded = load(folder, nlist=20, nprobe=20, rescore=100)
     assert caplog.messages == []
     assert_same(loaded, save(folder, nlist=20, nprobe=20, rescore=100))
