@@ -13,14 +13,17 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from factbook_contents import CONTENTS, MAX_LINE_WORDS
 from factbook_fields import FIELDS, QuestionField
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -160,19 +163,21 @@ def pack(lines: Iterable[Line], max_words: int) -> list[list[Line]]:
     return groups
 
 
-def section_lines(country: Country, section: str) -> list[Line]:
+def section_lines(country: Country, section: str, fields: Collection[str]) -> list[Line]:
     """The facts of a section that are wanted and short enough, in the publisher's order."""
     tree = country.tree.get(section, {})
-    wanted = {key: node for key, node in tree.items() if key.strip() in CONTENTS[section]}
+    wanted = {key: node for key, node in tree.items() if key.strip() in fields}
     return [line for line in leaf_lines(wanted) if len(str(line).split()) <= MAX_LINE_WORDS]
 
 
-def passages_of(country: Country, max_words: int) -> list[Passage]:
+def passages_of(
+    country: Country, max_words: int, contents: Mapping[str, Collection[str]] = CONTENTS
+) -> list[Passage]:
     """Every passage of a country: windows of whole lines, within one section."""
     passages = []
-    for section in CONTENTS:
+    for section, fields in contents.items():
         slug = section.lower().replace(" ", "-")
-        for number, group in enumerate(pack(section_lines(country, section), max_words)):
+        for number, group in enumerate(pack(section_lines(country, section, fields), max_words)):
             text = "\n".join(map(str, group))
             passages.append(Passage(f"{country.code}-{slug}-{number}", country.name, section, text))
     return passages
@@ -239,7 +244,7 @@ def _hash_share(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def write_jsonl(path: Path, records: Iterable[Passage | Question]) -> None:
+def write_jsonl(path: Path, records: Iterable[DataclassInstance]) -> None:
     """One JSON object per line, in UTF-8, with plain line feeds."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
