@@ -332,11 +332,9 @@ def build_reader_inputs(
     Collective: every rank must call this.
     """
     assert models.reader_tokenizer is not None
+    alone = QueryTokenizer(models.reader_tokenizer, max_tokens=options.reader.text_maxlength)
     if options.data.closed_book or passages is None:
-        tokenizer = QueryTokenizer(
-            models.reader_tokenizer, max_tokens=options.reader.text_maxlength
-        )
-        return ReaderInputs(None, tokenizer)
+        return ReaderInputs(None, alone)
     tokens = build_passage_tokens(
         options,
         ranks,
@@ -345,7 +343,7 @@ def build_reader_inputs(
         options.reader.encoder_format,
         options.reader.text_maxlength,
     )
-    return ReaderInputs(tokens)
+    return ReaderInputs(tokens, alone)
 
 
 def build_lesson(options: Options) -> RetrieverLesson | None:

@@ -75,7 +75,8 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
     Raises:
         DataError: a bad line, the same error on every rank.
     """
-    fields = build_task(options).fields
+    task = build_task(options)
+    fields = task.training_fields if flag == "--train_data" else task.fields
     has_passages = options.data.use_file_passages and not options.data.closed_book
 
     def build() -> ExampleFiles:

@@ -102,6 +102,8 @@ def _check_port(options: Options, ranks: Ranks) -> None:
 
 def _count_examples(options: Options, paths: list[str], flag: str) -> int:
     files, fields = [Path(path) for path in paths], build_task(options).fields
+    if flag == "--train_data":
+        fields = build_task(options).training_fields
     return ExampleFiles.open(files, fields, flag=flag, on_bad_line=options.data.on_bad_line).count
 
 

@@ -88,19 +88,26 @@ class ReaderInputs:
 
     Attributes:
         tokens: the reader's tokens of the corpus; None with the book closed.
-        closed_book: tokenises a query alone; used when `tokens` is None.
+        closed_book: tokenises a query alone, for all of them when `tokens` is None, else for those
+            that no passage was given with.
     """
 
     tokens: PassageTokens | None
     closed_book: QueryTokenizer | None = None
 
     def of(self, queries: Sequence[str], hits: Hits) -> list[list[TokenIds]]:
-        """Token ids for each query and hit; rows of -1 are left out."""
+        """Token ids for each query and hit; rows of -1 are left out, no rows: the query alone."""
         if self.tokens is None:
             assert self.closed_book is not None
             return [[ids] for ids in self.closed_book.encode(queries)]
         rows = [row[row >= 0] for row in hits.rows.numpy()]
-        return self.tokens.reader_inputs(queries, rows)
+        inputs = self.tokens.reader_inputs(queries, rows)
+        alone = [number for number, row in enumerate(rows) if len(row) == 0]
+        if alone and self.closed_book is not None:
+            prompts = self.closed_book.encode([queries[number] for number in alone])
+            for number, ids in zip(alone, prompts, strict=True):
+                inputs[number] = [ids]
+        return inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

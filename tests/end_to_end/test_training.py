@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from gazetteer.errors import (
     CheckpointError,
+    DataError,
     IndexFileError,
     OptionError,
     TrainingDivergedError,
@@ -308,6 +309,61 @@ def test_a_flag_that_weights_depend_on_cannot_change(world: Path) -> None:
     run_train(world, name="fixed", total_steps=3, precision="bf16", reader_model_type="t5-base")
     log = (world / "experiments" / "fixed" / "run.log").read_text()
     assert "now t5-base; the checkpoint's models go on" in log
+
+
+def test_a_retriever_embeds_as_it_was_trained(world: Path) -> None:
+    run_train(world, name="pooled", total_steps=1, train_retriever=True,
+              retriever_pooling="cls", retriever_normalize=True)  # fmt: skip
+    saved = checkpoint(world, "pooled")
+    flags = {"model_path": saved, "retrieve_only": True, "write_results": True}
+    run_evaluate(world, name="asked", retriever_pooling="cls", retriever_normalize=True, **flags)
+    run_evaluate(world, name="silent", **flags)
+    assert results(world, "asked", "dev-step-0.jsonl") == results(
+        world, "silent", "dev-step-0.jsonl"
+    )
+    with pytest.raises(OptionError, match=r"--retriever_pooling is sqrt, but .* trained with cls"):
+        run_evaluate(world, name="wrong", retriever_pooling="sqrt", **flags)
+
+
+def test_a_line_without_an_answer_is_not_trained_on(world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "typo.jsonl"
+    data.write_text(
+        '{"question": "where", "target": "oslo"}\n{"question": "who", "answer": ["x"]}\n'
+    )
+    with pytest.raises(DataError, match=r"typo.jsonl.*2.*'answers'.*or field 'target'"):
+        run_train(world, name="typo", train_data=data)
+    run_evaluate(world, name="unjudged", eval_data=data)
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text('{"question": "where", "target": "oslo"}\n')
+    run_evaluate(world, name="judged", eval_data=alone)
+    losses = [logged(world, name, "eval")[0] for name in ("unjudged", "judged")]
+    assert losses[0]["typo.jsonl/eval_loss"] == pytest.approx(
+        losses[1]["alone.jsonl/eval_loss"], rel=1e-5
+    )
+
+
+def test_examples_that_no_passage_came_with_are_read_alone(world: Path, tmp_path: Path) -> None:
+    line = {"question": "where is lima", "target": "oslo"}
+    data, given = tmp_path / "none.jsonl", tmp_path / "some.jsonl"
+    data.write_text(json.dumps(line | {"passages": []}) + "\n")
+    given.write_text(data.read_text() + json.dumps(line | {"passages": [{"text": "oslo"}]}) + "\n")
+    run_evaluate(world, name="none", eval_data=data, use_file_passages=True)
+    run_evaluate(world, name="shut", eval_data=data, closed_book=True)
+    alone, shut = (
+        logged(world, name, "eval")[0]["none.jsonl/eval_loss"] for name in ("none", "shut")
+    )
+    assert alone == pytest.approx(shut, rel=1e-6)
+    assert (
+        run_train(world, name="some", train_data=given, eval_data=given, use_file_passages=True)
+        == 0
+    )
+
+
+def test_models_of_the_wrong_kind_are_named(world: Path) -> None:
+    with pytest.raises(CheckpointError, match="it is a t5, expected an encoder such as BERT"):
+        run_evaluate(world, name="x", retriever_model_path=world / "reader")
+    with pytest.raises(CheckpointError, match="it is a bert, expected a t5"):
+        run_evaluate(world, name="x", reader_model_type=world / "retriever")
 
 
 def test_a_run_that_is_over_says_so(world: Path) -> None:

@@ -49,11 +49,13 @@ class Field:
         kind: "text" (a string), "texts" (a list of strings, not empty) or "passages" (a list of
             objects with text in `text` and, where present, `title`).
         required: must be there; otherwise it may be missing or null.
+        unless: another field that may stand in for a required one.
     """
 
     name: str
     kind: Kind
     required: bool
+    unless: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,7 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
     for field in fields:
         found = value.get(field.name)
         if found is None:
-            if field.required:
+            if field.required and (field.unless is None or value.get(field.unless) is None):
                 state = "null" if field.name in value else "nothing"
                 raise BadLineError(_mismatch(field, state))
             continue
@@ -308,7 +310,8 @@ def _check_passages(field: Field, found: Any) -> None:  # noqa: ANN401 - being c
 
 
 def _mismatch(field: Field, found: str) -> str:
-    return f"field '{field.name}': found {found}, expected {EXPECTED[field.kind]}"
+    otherwise = "" if field.unless is None else f", or field '{field.unless}'"
+    return f"field '{field.name}': found {found}, expected {EXPECTED[field.kind]}{otherwise}"
 
 
 def describe(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold

@@ -129,7 +129,10 @@ class Evaluator:
         with evaluation_mode(reading.reader):
             context = reading.reader.encode(reading.inputs.of(batch.queries, hits)).fused()
             logits = reading.reader.decode(context, targets.decoder_input_ids)
-            totals.add({"eval_loss": float(reader_loss(logits, targets.labels))})
+            judged = [i for i, example in enumerate(batch.examples) if example.answers]
+            if judged:
+                loss = reader_loss(logits[judged], targets.labels[judged])
+                totals.add({"eval_loss": float(loss)})
             ids = generate(reading.reader, context, reading.generation, targets.prompts)
         predictions = decode_answers(reading.tokenizer, ids)
         for example, prediction in zip(batch.examples, predictions, strict=True):

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -53,6 +54,9 @@ def load_reader(
     """
     source = HUB_NAMES.get(name_or_folder, name_or_folder)
     try:
+        kind = AutoConfig.from_pretrained(source).model_type
+        if kind != "t5":
+            raise ValueError(f"it is a {kind}, expected a t5 (--reader_model_type)")
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = T5ForConditionalGeneration.from_pretrained(
             source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention

@@ -5,16 +5,22 @@ A folder is either one encoder (tied towers) or holds `query/` and `passage/` (u
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import get_args
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from gazetteer.errors import CheckpointError
+from gazetteer.errors import CheckpointError, OptionError
+from gazetteer.files import replace_json
 from gazetteer.retriever.dual_encoder import DualEncoder
 from gazetteer.retriever.encoder import EmbeddingBatch, Pooling, TextEncoder
 
 QUERY_FOLDER, PASSAGE_FOLDER = "query", "passage"
+EMBEDDING = "embedding.json"
+"""How vectors are made of token states; transformers has no place for it in its own config."""
+DEFAULT_POOLING: Pooling = "mean"
 
 
 def load_retriever(
@@ -30,17 +36,22 @@ def load_retriever(
 
     Args:
         name_or_folder: hub name, a folder written by `save_pretrained`, or one by `save_retriever`.
-        pooling: how token states become one embedding.
-        normalize: scale embeddings to length 1.
+        pooling: how token states become one embedding; what `save_retriever` noted comes first.
+        normalize: scale embeddings to length 1; likewise.
         dropout: replaces the model's own dropout everywhere.
         dtype: weights are cast to it.
         batch: limits of one encoder call.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
+        OptionError: a flag asks for something else than the retriever was saved with.
     """
+    pooling, normalize = _as_saved(Path(name_or_folder), pooling, normalize)
 
     def tower(source: str) -> TextEncoder:
+        config = AutoConfig.from_pretrained(source)
+        if config.is_encoder_decoder:
+            raise ValueError(f"it is a {config.model_type}, expected an encoder such as BERT")
         model = AutoModel.from_pretrained(
             source,
             hidden_dropout_prob=dropout,
@@ -57,16 +68,40 @@ def load_retriever(
         tokenizer = AutoTokenizer.from_pretrained(query_source)
         query_tower = tower(query_source)
         passage_tower = tower(str(folder / PASSAGE_FOLDER)) if is_untied else query_tower
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"retriever '{name_or_folder}' cannot be loaded: {reason}") from error
     return DualEncoder(query_tower, passage_tower, batch), tokenizer
 
 
+def _as_saved(folder: Path, pooling: Pooling, normalize: bool) -> tuple[Pooling, bool]:
+    """What the folder notes, unless a flag that is not at its default says otherwise."""
+    path = folder / EMBEDDING
+    if not path.is_file():
+        return pooling, normalize
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved_pooling, saved_normalize = saved["pooling"], saved["normalize"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from None
+    if saved_pooling not in get_args(Pooling) or not isinstance(saved_normalize, bool):
+        raise CheckpointError(f"{path}: unknown way to embed ({saved})")
+    if pooling not in (DEFAULT_POOLING, saved_pooling):
+        raise OptionError(
+            f"--retriever_pooling is {pooling}, but {folder} was trained with {saved_pooling}"
+        )
+    if normalize and not saved_normalize:
+        raise OptionError(f"--retriever_normalize is given, but {folder} was trained without")
+    return saved_pooling, saved_normalize
+
+
 def save_retriever(
     retriever: DualEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write both towers (one folder when tied), configs and tokenizer."""
+    """Write both towers (one folder when tied), configs and tokenizer, and how they embed."""
+    tower = retriever.query_tower
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_json(folder / EMBEDDING, {"pooling": tower.pooling, "normalize": tower.normalize})
     if retriever.is_tied:
         _save_tower(retriever.query_tower, tokenizer, folder)
         return

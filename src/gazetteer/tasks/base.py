@@ -37,6 +37,11 @@ class Task:
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "eval_loss")
     filters: ClassVar[bool] = False
 
+    @property
+    def training_fields(self) -> tuple[Field, ...]:
+        """What a line to learn from needs; evaluation asks for `fields` alone."""
+        return self.fields
+
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random
     ) -> Example | None:

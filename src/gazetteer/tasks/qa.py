@@ -28,6 +28,12 @@ class Task(base.Task):
     )
     metrics: ClassVar[tuple[str, ...]] = ("exact_match", "f1", "eval_loss")
 
+    @property
+    def training_fields(self) -> tuple[Field, ...]:
+        """There has to be an answer to learn."""
+        answers = Field("answers", "texts", required=True, unless="target")
+        return tuple(answers if field.name == "answers" else field for field in self.fields)
+
     def __init__(self, prompt: str = DEFAULT_PROMPT) -> None:
         self._prompt = prompt
 
