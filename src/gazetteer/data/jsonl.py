@@ -266,7 +266,8 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
         if found is None:
             if field.required and (field.unless is None or value.get(field.unless) is None):
                 state = "null" if field.name in value else "nothing"
-                raise BadLineError(_mismatch(field, state))
+                otherwise = "" if field.unless is None else f", or field '{field.unless}'"
+                raise BadLineError(_mismatch(field, state) + otherwise)
             continue
         if field.kind == "text":
             if not isinstance(found, str):
@@ -310,8 +311,7 @@ def _check_passages(field: Field, found: Any) -> None:  # noqa: ANN401 - being c
 
 
 def _mismatch(field: Field, found: str) -> str:
-    otherwise = "" if field.unless is None else f", or field '{field.unless}'"
-    return f"field '{field.name}': found {found}, expected {EXPECTED[field.kind]}{otherwise}"
+    return f"field '{field.name}': found {found}, expected {EXPECTED[field.kind]}"
 
 
 def describe(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold
