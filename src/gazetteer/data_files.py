@@ -9,8 +9,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.examples import ExampleFiles
-from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore, cached_passage_store
+from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.distributed.agreement import build_main_first
 from gazetteer.options import Options
 from gazetteer.records import Ranks

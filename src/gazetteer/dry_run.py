@@ -10,21 +10,15 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForConditionalGeneration
 
 from gazetteer import build
+from gazetteer.data.corpus import CorpusSize, cached_folder, estimate_passages
 from gazetteer.data.examples import ExampleFiles
-from gazetteer.data.jsonl import read_lines
-from gazetteer.data.passages import (
-    CORPUS_FIELDS,
-    PASSAGES_FOLDER,
-    cached_folder,
-    stated_facts,
-)
+from gazetteer.data.passages import PASSAGES_FOLDER, stated_facts
 from gazetteer.data_files import build_task
 from gazetteer.errors import CheckpointError, GazetteerError, IndexFileError, LaunchError
 from gazetteer.index import read_manifest, shard_range
@@ -53,14 +47,6 @@ class ModelSize:
 
     weights: int
     dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusSize:
-    """Passages in files, and whether every line of them was counted."""
-
-    count: int
-    is_exact: bool
 
 
 def plan(options: Options, ranks: Ranks) -> Iterator[str]:
@@ -122,18 +108,12 @@ def _given_passages(options: Options) -> CorpusSize | None:
     """Size of `--passages`; None without."""
     if not options.data.passages or options.data.use_file_passages:
         return None
-    total, is_exact = 0, True
-    for path in map(Path, options.data.passages):
-        lines = read_lines(
-            path, CORPUS_FIELDS, flag="--passages", on_bad_line=options.data.on_bad_line
-        )
-        probed = list(islice(lines, PROBED_LINES + 1))
-        if len(probed) <= PROBED_LINES:
-            total += len(probed)
-        else:
-            total += round(path.stat().st_size / (probed[-1].offset / PROBED_LINES))
-            is_exact = False
-    limit = options.data.max_passages
+    sizes = [
+        estimate_passages(Path(path), options.data.on_bad_line, PROBED_LINES)
+        for path in options.data.passages
+    ]
+    total, limit = sum(size.count for size in sizes), options.data.max_passages
+    is_exact = all(size.is_exact for size in sizes)
     return CorpusSize(total if limit < 0 else min(total, limit), is_exact)
 
 

@@ -149,7 +149,7 @@ def parse_line(raw: bytes, *, is_first: bool = False) -> dict[str, Any] | None:
             most `MAX_DEPTH` levels.
     """
     if is_first:
-        _refuse_other_formats(raw)
+        refuse_other_formats(raw, "jsonl")
         raw = raw.removeprefix(UTF8_MARK)
     if not raw or raw.isspace():
         return None
@@ -162,20 +162,27 @@ def parse_line(raw: bytes, *, is_first: bool = False) -> dict[str, Any] | None:
     return value
 
 
-def _refuse_other_formats(raw: bytes) -> None:
+def refuse_other_formats(raw: bytes, expected: str) -> None:
+    """Raise BadLineError if a file that begins like this is no text but a format we know."""
     for mark, name in OTHER_FORMATS.items():
         if raw.startswith(mark):
-            raise BadLineError(f"found {name}, expected plain jsonl in UTF-8")
+            raise BadLineError(f"found {name}, expected plain {expected} in UTF-8")
+
+
+def decode_line(raw: bytes) -> str:
+    """A line as text. Raises BadLineError where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+        raise BadLineError(f"found {found}, expected text in UTF-8") from None
 
 
 def _parse_json(raw: bytes, decoder: json.JSONDecoder) -> Any:  # noqa: ANN401 - any JSON
     try:
-        return decoder.decode(raw.decode("utf-8"))
+        return decoder.decode(decode_line(raw))
     except BadLineError:
         raise
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        raise BadLineError(f"found {found}, expected text in UTF-8") from None
     except json.JSONDecodeError as error:
         if b"\0" in raw:
             raise BadLineError("found a NUL byte, expected text in UTF-8") from None

@@ -1,14 +1,13 @@
 """Passages on disk: one memory-mapped Arrow file per corpus, read by global row.
 
-Built once from its sources, by streaming, and reused while they are unchanged. A worker keeps a
-few bytes per passage in memory; the text stays in the map.
+A worker keeps a few bytes per passage in memory; the text stays in the map. How the sources of a
+corpus are read is a matter of `corpus.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -22,13 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from gazetteer.data.built_folders import build_folder, require_built
-from gazetteer.data.jsonl import PASSAGE_FIELDS, Field, OnBadLine, read_lines, total_bytes
-from gazetteer.errors import DataError, IndexFileError
+from gazetteer.data.passage_rows import COLUMNS, SCHEMA, Chunk, Row, columns_of, pack_rows
+from gazetteer.errors import IndexFileError
 from gazetteer.files import MANIFEST
-from gazetteer.progress import progress
 from gazetteer.records import PassageRecord
-
-logger = logging.getLogger(__name__)
 
 ARROW_FILE = "passages.arrow"
 ABOUT_FILE = "passages.json"
@@ -36,12 +32,6 @@ FORMAT_VERSION = 2
 PASSAGES_FOLDER = "passages"
 """Inside a saved index: the text of its rows, so that it can be searched without its sources."""
 BATCH_ROWS = 16_384
-COLUMNS = ("id", "title", "text", "extra")
-SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
-CORPUS_FIELDS = (
-    Field("id", "text", required=True),
-    *(field for field in PASSAGE_FIELDS if field.name != "id"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +52,10 @@ class PassageBatch:
 class PassageStore:
     """The passages of a corpus, by row.
 
-    Opening reads the files once, to compare them with their hashes.
+    Opening compares the files with their hashes, unless they were since they last changed.
 
     Args:
-        folder: written by `write_passages`.
+        folder: written by `write_passages` or `write_chunks`.
 
     Raises:
         IndexFileError: the folder holds no passages, or damaged ones.
@@ -151,110 +141,47 @@ def _open_batches(path: Path) -> list[pa.RecordBatch]:
 def write_passages(passages: Iterable[Mapping[str, Any]], folder: Path) -> PassageStore:
     """Write a corpus; the folder appears whole or not at all.
 
-    The fingerprint covers every field of every passage and their order, not the files' names.
-
     Args:
         passages: checked objects; `section` is merged into the title as Atlas does.
         folder: a name of these passages alone; where it is there already, and intact, it stays.
     """
-    build_folder(folder, lambda partial: _write(passages, partial))
+    return write_chunks(_chunks(map(columns_of, passages), BATCH_ROWS), folder)
+
+
+def _chunks(rows: Iterable[Row], size: int) -> Iterator[Chunk]:
+    iterator = iter(rows)
+    while some := list(islice(iterator, size)):
+        batch, hashed = pack_rows(some)
+        yield Chunk(batch, hashed, len(some))
+
+
+def write_chunks(chunks: Iterable[Chunk], folder: Path) -> PassageStore:
+    """Write a corpus that is parsed already, one record batch per chunk.
+
+    The fingerprint covers every field of every passage and their order, not the files' names, nor
+    how they were cut into chunks.
+
+    Args:
+        chunks: in order; those without rows leave no trace.
+        folder: as for `write_passages`.
+    """
+    build_folder(folder, lambda partial: _write(chunks, partial))
     return PassageStore(folder)
 
 
-def _write(passages: Iterable[Mapping[str, Any]], folder: Path) -> None:
+def _write(chunks: Iterable[Chunk], folder: Path) -> None:
     digest, count = hashlib.sha256(), 0
     with (
         pa.OSFile(str(folder / ARROW_FILE), "wb") as sink,
         pa.ipc.new_file(sink, SCHEMA) as writer,
     ):
-        for chunk in _chunks(map(_columns, passages), BATCH_ROWS):
-            for row in chunk:
-                digest.update(json.dumps(row, ensure_ascii=False).encode())
-            arrays = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
-            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-            count += len(chunk)
+        for chunk in chunks:
+            if chunk.batch.num_rows:
+                digest.update(chunk.hashed)
+                writer.write_batch(chunk.batch)
+                count += chunk.batch.num_rows
     about = {"version": FORMAT_VERSION, "count": count, "fingerprint": digest.hexdigest()}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def _columns(passage: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """The four columns of a passage. Title and section become one title, as in Atlas."""
-    title, section = passage.get("title") or "", passage.get("section") or ""
-    known = ("id", "title", "text")
-    extra = {key: value for key, value in passage.items() if key not in known}
-    merged = f"{title}: {section}" if title and section else title
-    packed = json.dumps(extra, ensure_ascii=False) if extra else ""
-    return passage.get("id") or "", merged, passage["text"], packed
-
-
-def _chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def cached_passage_store(
-    sources: Sequence[Path],
-    cache_dir: Path,
-    *,
-    max_passages: int = -1,
-    on_bad_line: OnBadLine = "error",
-    show_progress: bool = False,
-) -> PassageStore:
-    """The passages of these files, built on first use and reused while the files are unchanged.
-
-    Args:
-        sources: jsonl files, read in this order as one corpus.
-        cache_dir: holds one folder per corpus.
-        max_passages: stop after so many; -1 = all.
-        on_bad_line: what a malformed line does.
-        show_progress: draw a bar while building.
-
-    Raises:
-        DataError: a malformed line, an unreadable file, or no passages at all.
-    """
-    folder = cached_folder(sources, cache_dir, max_passages=max_passages, on_bad_line=on_bad_line)
-    try:
-        return PassageStore(folder)
-    except IndexFileError:
-        pass
-    skipped: list[str] = []
-    with progress(
-        total_bytes(sources, "--passages"), "reading passages", "B", enabled=show_progress
-    ) as bar:
-        lines = (
-            line.value
-            for path in sources
-            for line in read_lines(
-                path,
-                CORPUS_FIELDS,
-                flag="--passages",
-                on_bad_line=on_bad_line,
-                on_skip=skipped.append,
-                on_bytes=lambda size: bar.update(size),
-            )
-        )
-        wanted = lines if max_passages < 0 else islice(lines, max_passages)
-        store = write_passages(wanted, folder)
-    if skipped:
-        logger.warning("bad lines skipped: %d, the first: %s", len(skipped), skipped[0])
-    if store.count == 0:
-        shutil.rmtree(folder)
-        raise DataError(f"{', '.join(map(str, sources))}: found no passages (--passages)")
-    repeated, example = _repeated_ids(store)
-    if repeated:
-        logger.warning(
-            "%d of %d passages have the id of an earlier one, the first: '%s' (--passages)",
-            repeated, store.count, example,
-        )  # fmt: skip
-    return store
-
-
-def cached_folder(
-    sources: Sequence[Path], cache_dir: Path, *, max_passages: int, on_bad_line: OnBadLine
-) -> Path:
-    """Where `cached_passage_store` keeps the passages of these files, built or not."""
-    return cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line)
 
 
 def stated_facts(folder: Path) -> tuple[int, str] | None:
@@ -267,36 +194,6 @@ def stated_facts(folder: Path) -> tuple[int, str] | None:
         return int(about["count"]), str(about["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _repeated_ids(store: PassageStore) -> tuple[int, str]:
-    """How many passages have the id of an earlier one, and the first such id.
-
-    Holds eight bytes per passage: ids are compared by hash first, and only those that agree by
-    themselves.
-    """
-    hashes = np.fromiter(map(hash, store.all_ids()), dtype=np.int64, count=store.count)
-    hashes.sort()
-    repeats = hashes[1:][hashes[1:] == hashes[:-1]]
-    wanted, seen = set(repeats.tolist()), set()
-    for passage_id in store.all_ids() if wanted else ():
-        if passage_id in seen:
-            return len(repeats), passage_id
-        if hash(passage_id) in wanted:
-            seen.add(passage_id)
-    return 0, ""
-
-
-def _source_key(sources: Sequence[Path], max_passages: int, on_bad_line: str) -> str:
-    """Name of the cache folder: changes when a source does."""
-    parts: list[Any] = [FORMAT_VERSION, max_passages, on_bad_line]
-    for path in sources:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror} (--passages)") from None
-        parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def copy_passages(store: PassageStore, folder: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gazetteer.data import corpus as corpus_module
+from gazetteer.data import passage_files
 from gazetteer.data import passages as passages_module
+from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.passages import (
     ABOUT_FILE,
     ARROW_FILE,
     PassageStore,
-    cached_passage_store,
     copy_passages,
     write_passages,
 )
@@ -29,6 +31,7 @@ from tests.support.tiny_data import passages, write_jsonl
 @pytest.fixture(params=[4, 16_384], ids=["several record batches", "one record batch"])
 def _batch_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passages_module, "BATCH_ROWS", request.param)
+    monkeypatch.setattr(passage_files, "BLOCK_BYTES", 100 * request.param)
 
 
 def _expected(row: dict[str, str]) -> dict[str, str]:
@@ -122,7 +125,7 @@ def test_fingerprint_is_independent_of_record_batches_and_file_names(
 ) -> None:
     rows = passages(9)
     whole = cached_passage_store([write_jsonl(tmp_path / "whole.jsonl", rows)], tmp_path / "cache")
-    monkeypatch.setattr(passages_module, "BATCH_ROWS", 2)
+    monkeypatch.setattr(passage_files, "BLOCK_BYTES", 200)
     parts = [write_jsonl(tmp_path / "a.jsonl", rows[:4]), write_jsonl(tmp_path / "b", rows[4:])]
     split = cached_passage_store(parts, tmp_path / "cache")
     assert split.folder != whole.folder
@@ -141,13 +144,13 @@ def test_max_passages_takes_the_first_of_all_files(tmp_path: Path, limit: int, c
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders written while the test runs."""
     written: list[Path] = []
-    original = passages_module.write_passages
+    original = corpus_module.write_chunks
 
-    def counted(rows: Any, folder: Path) -> PassageStore:
+    def counted(chunks: Any, folder: Path) -> PassageStore:
         written.append(folder)
-        return original(rows, folder)
+        return original(chunks, folder)
 
-    monkeypatch.setattr(passages_module, "write_passages", counted)
+    monkeypatch.setattr(corpus_module, "write_chunks", counted)
     return written
 
 
@@ -310,7 +313,8 @@ def test_repeated_ids_are_tolerated_and_counted(
     store = cached_passage_store([write_jsonl(tmp_path / "p", rows)], tmp_path / "cache")
     assert store.count == 10
     assert [r.getMessage() for r in caplog.records] == [
-        "3 of 10 passages have the id of an earlier one, the first: 'p0' (--passages)"
+        f"3 of 10 passages have the id of an earlier one, the first: 'p0' at {tmp_path}/p:8 "
+        "(--passages)"
     ]
 
 
