@@ -23,7 +23,10 @@ LINES = 5
 BAD_LINES = {
     "truncated": (b'{"id": "x", "text": "cut', "not valid JSON"),
     "no object": (b"[1, 2]", "found a list, expected a JSON object"),
-    "wrong type": (b'{"id": 7, "question": "q", "text": "t"}', "field 'id': found the number 7"),
+    "wrong type": (
+        b'{"id": 7, "question": "q", "target": "a", "text": "t"}',
+        "field 'id': found the number 7",
+    ),
     "duplicate key": (b'{"id": "x", "id": "y"}', "field 'id': found it twice"),
     "not UTF-8": (b'{"id": "\xff"}', "found byte 0xff"),
 }
