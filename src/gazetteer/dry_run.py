@@ -25,9 +25,9 @@ from gazetteer.index import read_manifest, shard_range
 from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.options import Options
-from gazetteer.reader.loading import HUB_NAMES
+from gazetteer.reader.loading import HUB_NAMES, require_t5
 from gazetteer.records import Ranks
-from gazetteer.retriever.loading import PASSAGE_FOLDER, QUERY_FOLDER
+from gazetteer.retriever.loading import PASSAGE_FOLDER, QUERY_FOLDER, encoder_config
 
 GIB = 2**30
 PROBED_LINES = 1000
@@ -163,6 +163,7 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
     if not options.retriever.retrieve_only:
         name = options.reader.reader_model_type or ""
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
+        _require_kind(source, "reader")
         reader = _size(source, "reader")
     if not options.data.use_file_passages:
         source = options.retriever.retriever_model_path
@@ -173,8 +174,18 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
         if (towers / QUERY_FOLDER).is_dir():
             _check_files(towers / PASSAGE_FOLDER, "retriever", needs_tokenizer=False)
             source = str(towers / QUERY_FOLDER)
+        _require_kind(source, "retriever")
         retriever = _size(source, "retriever")
     return reader, retriever
+
+
+def _require_kind(source: str, what: str) -> None:
+    """Refuse another type of model than this one has to be."""
+    try:
+        require_t5(source) if what == "reader" else encoder_config(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{what} '{source}' cannot be loaded: {reason}") from None
 
 
 def _check_files(folder: Path, what: str, *, needs_tokenizer: bool = True) -> None:

@@ -112,6 +112,13 @@ def test_a_model_without_all_its_files_is_refused(
         lines(world, **{flag: folder})
 
 
+def test_a_model_of_another_kind_is_refused(world: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is a bert, expected a t5 \(--reader_model_type\)"):
+        lines(world, reader_model_type=world / "retriever")
+    with pytest.raises(CheckpointError, match=r"is a t5, .* \(--retriever_model_path\)"):
+        lines(world, retriever_model_path=world / "reader")
+
+
 def test_a_saved_index_must_fit_retriever_and_passages(world: Path, tmp_path: Path) -> None:
     index = save_embedded(tmp_path / "index", passages(40), world / "retriever")
     loaded = {"load_index_path": index, "cache_dir": tmp_path / "fresh"}

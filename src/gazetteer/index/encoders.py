@@ -52,9 +52,13 @@ def load_encoder(
         dtype=dtype,
         batch=BATCH,
     )
+    tower = retriever.passage_tower
+    # What the retriever's folder notes comes before `settings`.
     identity = replace(
         settings,
-        weights=weights_fingerprint(retriever.passage_tower.model),
+        pooling=UNKNOWN if settings.pooling == UNKNOWN else tower.pooling,
+        normalize=settings.normalize if settings.pooling == UNKNOWN else tower.normalize,
+        weights=weights_fingerprint(tower.model),
         tokenizer=tokenizer_fingerprint(tokenizer),
     )
     return retriever.eval().requires_grad_(False), tokenizer, identity

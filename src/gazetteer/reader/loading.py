@@ -54,9 +54,7 @@ def load_reader(
     """
     source = HUB_NAMES.get(name_or_folder, name_or_folder)
     try:
-        kind = AutoConfig.from_pretrained(source).model_type
-        if kind != "t5":
-            raise ValueError(f"it is a {kind}, expected a t5 (--reader_model_type)")
+        require_t5(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = T5ForConditionalGeneration.from_pretrained(
             source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
@@ -66,6 +64,17 @@ def load_reader(
         raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
     reader = FusionReader(model, max_padded_tokens=max_padded_tokens)
     return reader.to(DTYPES[precision]), tokenizer
+
+
+def require_t5(source: str) -> None:
+    """Look at the config under a name of the hub or a folder.
+
+    Raises:
+        OSError, ValueError: nothing there, or another type of model.
+    """
+    kind = AutoConfig.from_pretrained(source).model_type
+    if kind != "t5":
+        raise ValueError(f"it is a {kind}, expected a t5 (--reader_model_type)")
 
 
 def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

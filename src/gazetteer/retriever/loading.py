@@ -5,12 +5,21 @@ A folder is either one encoder (tied towers) or holds `query/` and `passage/` (u
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.files import replace_json
@@ -49,29 +58,56 @@ def load_retriever(
     pooling, normalize = _as_saved(Path(name_or_folder), pooling, normalize)
 
     def tower(source: str) -> TextEncoder:
-        config = AutoConfig.from_pretrained(source)
-        if config.is_encoder_decoder:
-            raise ValueError(f"it is a {config.model_type}, expected an encoder such as BERT")
-        model = AutoModel.from_pretrained(
-            source,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            add_pooling_layer=False,
-            dtype=torch.float32,
-        )
+        model = _encoder(source, dropout)
         return TextEncoder(model.to(dtype), pooling=pooling, normalize=normalize)
 
     folder = Path(name_or_folder)
     is_untied = (folder / QUERY_FOLDER).is_dir()
     query_source = str(folder / QUERY_FOLDER) if is_untied else name_or_folder
     try:
+        encoder_config(query_source)
         tokenizer = AutoTokenizer.from_pretrained(query_source)
         query_tower = tower(query_source)
         passage_tower = tower(str(folder / PASSAGE_FOLDER)) if is_untied else query_tower
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"retriever '{name_or_folder}' cannot be loaded: {reason}") from error
     return DualEncoder(query_tower, passage_tower, batch), tokenizer
+
+
+def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has its own class
+    """The config under a name.
+
+    Raises:
+        OSError, ValueError: nothing there, or no encoder.
+    """
+    config = AutoConfig.from_pretrained(source)
+    # Encoders are what masked tokens are guessed with; T5 and BART have a decoder besides.
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    ):
+        raise ValueError(
+            f"it is a {config.model_type}, expected an encoder such as BERT "
+            "(--retriever_model_path)"
+        )
+    return config
+
+
+def _encoder(source: str, dropout: float) -> Any:  # noqa: ANN401 - likewise
+    """The model in float32, without the layer that some have above the token states."""
+    config = encoder_config(source)
+    # Each type of model has names of its own for its dropouts; some read them in every forward.
+    for name, value in config.to_dict().items():
+        if "dropout" in name and isinstance(value, float):
+            setattr(config, name, dropout)
+    takes = inspect.signature(MODEL_MAPPING[type(config)]).parameters
+    unused = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **unused)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    return model
 
 
 def _as_saved(folder: Path, pooling: Pooling, normalize: bool) -> tuple[Pooling, bool]:

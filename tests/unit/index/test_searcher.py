@@ -111,6 +111,16 @@ def test_another_encoder_is_refused_with_both_fingerprints(
     assert made_by in caplog.text
 
 
+def test_an_encoder_that_embeds_in_another_way_is_refused(
+    saved: Path, tmp_path: Path, retriever: Path
+) -> None:
+    pooled = tmp_path / "pooled"
+    shutil.copytree(retriever, pooled)
+    (pooled / "embedding.json").write_text('{"pooling": "cls", "normalize": true}')
+    with pytest.raises(IndexFileError, match=r"pooling: index has mean, in use is cls.*normalize"):
+        open_index(saved, pooled)
+
+
 def test_an_encoder_of_another_width_is_refused_even_so(saved: Path, retriever: Path) -> None:
     identity = read_manifest(saved).identity
     narrow = [torch.zeros(COUNT, 3)]

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AutoModel, DistilBertConfig, DistilBertModel
 
-from gazetteer.errors import CheckpointError
+from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.retriever import (
     DualEncoder,
     EmbeddingBatch,
@@ -14,8 +16,8 @@ from gazetteer.retriever import (
     save_retriever,
     weights_fingerprint,
 )
-from gazetteer.retriever.encoder import pool
-from tests.support.tiny_models import retriever_tokenizer, tiny_bert
+from gazetteer.retriever.encoder import Pooling, pool
+from tests.support.tiny_models import retriever_tokenizer, save_tiny_reader, tiny_bert
 
 TEXTS = ("the capital of peru", "lima", "what is the river in egypt and the lake of austria", "x")
 
@@ -99,12 +101,14 @@ def test_query_side_training_moves_the_query_tower_and_no_passage_weight() -> No
     assert weights_fingerprint(model.query_tower) != fingerprint
 
 
-def load(folder: Path) -> DualEncoder:
+def load(
+    folder: Path, pooling: Pooling = "mean", normalize: bool = False, dropout: float = 0.0
+) -> DualEncoder:
     return load_retriever(
         str(folder),
-        pooling="mean",
-        normalize=False,
-        dropout=0.0,
+        pooling=pooling,
+        normalize=normalize,
+        dropout=dropout,
         dtype=torch.float32,
         batch=EmbeddingBatch(),
     )[0]
@@ -123,6 +127,69 @@ def test_saved_towers_come_back_as_they_were(tmp_path: Path, is_tied: bool) -> N
     for name in ("embed_for_search", "embed_for_index"):
         expected, found = (getattr(m, name)(token_lists()) for m in (model, loaded))
         assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_saved_retriever_knows_how_it_embeds(tmp_path: Path, is_tied: bool) -> None:
+    tower = TextEncoder(tiny_bert(), pooling="cls", normalize=True)
+    model = DualEncoder(tower, tower, EmbeddingBatch())
+    if not is_tied:
+        model.untie()
+    save_retriever(model, retriever_tokenizer(), tmp_path)
+    for loaded in (load(tmp_path), load(tmp_path, "cls", True)):
+        for tower in (loaded.query_tower, loaded.passage_tower):
+            assert (tower.pooling, tower.normalize) == ("cls", True)
+    with pytest.raises(OptionError, match=r"--retriever_pooling is sqrt, but .* with cls"):
+        load(tmp_path, "sqrt")
+    stock = AutoModel.from_pretrained(tmp_path if is_tied else tmp_path / "query")
+    expected = model.query_tower.model.state_dict()
+    assert all(torch.equal(stock.state_dict()[name], expected[name]) for name in expected)
+
+
+def test_normalising_what_was_trained_without_is_refused(tmp_path: Path) -> None:
+    save_retriever(retriever(), retriever_tokenizer(), tmp_path)
+    with pytest.raises(OptionError, match=r"--retriever_normalize is given, but .* without"):
+        load(tmp_path, normalize=True)
+
+
+def test_flags_say_how_a_folder_of_others_embeds(retriever_folder: Path) -> None:
+    tower = load(retriever_folder, "sqrt", True).query_tower
+    assert (tower.pooling, tower.normalize) == ("sqrt", True)
+
+
+def test_dropout_is_that_of_a_model_built_with_it(retriever_folder: Path) -> None:
+    found = load(retriever_folder, dropout=0.3).train()
+    expected = retriever(dropout=0.3).train()
+    expected.load_state_dict(found.state_dict())
+    embeddings = []
+    for model in (found, expected):
+        torch.manual_seed(5)
+        embeddings.append(model.embed_passages(token_lists()))
+    assert torch.equal(*embeddings)
+    assert not torch.equal(embeddings[0], found.embed_passages(token_lists()))
+
+
+def test_an_encoder_with_other_names_for_its_settings(tmp_path: Path) -> None:
+    config = DistilBertConfig(
+        vocab_size=len(retriever_tokenizer()), dim=32, n_layers=1, n_heads=2, hidden_dim=64
+    )
+    DistilBertModel(config).save_pretrained(tmp_path)
+    retriever_tokenizer().save_pretrained(tmp_path)
+    tower = load(tmp_path, dropout=0.3).query_tower
+    dropouts = [module.p for module in tower.modules() if isinstance(module, nn.Dropout)]
+    assert dropouts and set(dropouts) == {0.3}
+    plain = load(tmp_path).train()
+    assert torch.equal(*(plain.embed_passages(token_lists()) for _ in range(2)))
+
+
+def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
+    folder = save_tiny_reader(tmp_path / "reader")
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    assert str(caught.value) == (
+        f"retriever '{folder}' cannot be loaded: it is a t5, expected an encoder such as BERT "
+        "(--retriever_model_path)"
+    )
 
 
 def test_a_missing_retriever_is_one_line(tmp_path: Path) -> None:
