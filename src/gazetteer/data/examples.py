@@ -29,7 +29,7 @@ from gazetteer.progress import progress
 from gazetteer.records import Example
 
 COMMON_FIELDS = (
-    Field("id", "text", required=False),
+    Field("id", "id", required=False),
     Field("gold_passage_id", "text", required=False),
 )
 GIVEN_PASSAGES = Field("passages", "passages", required=True)

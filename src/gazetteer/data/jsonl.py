@@ -17,12 +17,13 @@ from typing import Any, Literal
 from gazetteer.errors import DataError
 
 OnBadLine = Literal["error", "skip"]
-Kind = Literal["text", "texts", "passages"]
+Kind = Literal["text", "texts", "passages", "id"]
 
 EXPECTED: dict[Kind, str] = {
     "text": "a string",
     "texts": "a list of strings, not empty",
     "passages": "a list of objects with string fields 'title' and 'text'",
+    "id": "a string or a whole number",
 }
 MAX_DEPTH = 100
 """Levels of nesting: far beyond any data, far below where Python's own recursion ends."""
@@ -46,8 +47,8 @@ class Field:
 
     Attributes:
         name: key in the object.
-        kind: "text" (a string), "texts" (a list of strings, not empty) or "passages" (a list of
-            objects with text in `text` and, where present, `title`).
+        kind: "text" (a string), "texts" (a list of strings, not empty), "passages" (a list of
+            objects with text in `text` and, where present, `title`) or "id" (a string or an int).
         required: must be there; otherwise it may be missing or null.
         unless: another field that may stand in for a required one.
     """
@@ -278,6 +279,9 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
             continue
         if field.kind == "text":
             if not isinstance(found, str):
+                raise BadLineError(_mismatch(field, describe(found)))
+        elif field.kind == "id":
+            if not isinstance(found, str | int) or isinstance(found, bool):
                 raise BadLineError(_mismatch(field, describe(found)))
         elif field.kind == "texts":
             _check_texts(field, found)

@@ -52,7 +52,7 @@ class PassageBatch:
 class PassageStore:
     """The passages of a corpus, by row.
 
-    Opening compares the files with their hashes, unless they were since they last changed.
+    Opening compares the files with their hashes, large ones only if they changed since.
 
     Args:
         folder: written by `write_passages` or `write_chunks`.

@@ -51,6 +51,10 @@ class PassageTemplate:
         is_once = not _fields(self.before) and QUERY not in _fields(self.after)
         return is_once and self.after[:1].isspace()
 
+    def lacking(self, passage: Mapping[str, Any]) -> list[str]:
+        """Fields that the format names and the passage does not have."""
+        return [name for name in _fields(self.format) if name != QUERY and name not in passage]
+
     def fill(self, passage: Mapping[str, Any], query: str = "") -> str:
         """The format with everything filled in.
 

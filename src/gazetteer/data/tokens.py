@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from gazetteer.data.built_folders import build_folder, require_built
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.templates import PassageTemplate
-from gazetteer.errors import IndexFileError
+from gazetteer.errors import IndexFileError, OptionError
 from gazetteer.progress import progress
 from gazetteer.records import TokenIds
 
@@ -40,7 +40,7 @@ PROBED_PASSAGES = 64
 class TokenStore:
     """Token ids of one text per passage, without special tokens, memory-mapped.
 
-    Opening reads the file once, to compare it with its hash.
+    Opening compares the file with its hash, a large one only if it changed since.
 
     Args:
         folder: written by `write_tokens`.
@@ -102,6 +102,9 @@ class PassageTokens:
         max_tokens: special tokens included; the tail is cut.
         cache_dir: where token ids are kept between runs.
         show_progress: draw a bar while tokenising the corpus.
+
+    Raises:
+        OptionError: `max_tokens` leaves no room beside the special tokens.
     """
 
     def __init__(
@@ -121,6 +124,12 @@ class PassageTokens:
         self._tokenizer = tokenizer
         self._template = template
         self._prefix, self._suffix = _special_tokens(tokenizer)
+        special = len(self._prefix) + len(self._suffix)
+        if max_tokens <= special:
+            raise OptionError(
+                f"--text_maxlength ({max_tokens}) must be above {special}, "
+                "the number of the model's special tokens"
+            )
         self._store: TokenStore | None = None
         if template.is_separable and self._is_exact():
             self._store = self._cached(cache_dir, show_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from gazetteer.data.built_folders import require_built
 from gazetteer.data.passages import PASSAGES_FOLDER
 from gazetteer.errors import IndexFileError
 from gazetteer.index.searcher import open_passages
@@ -74,6 +75,7 @@ def _passage_problems(
     if not passages.exists():
         return []
     try:
+        require_built(passages, "passages", is_thorough=True)
         open_passages(folder, manifest)
     except (IndexFileError, OSError) as error:
         return [str(error)]

@@ -57,10 +57,18 @@ def test_skipped_lines_are_left_out_and_told(tmp_path: Path) -> None:
     assert files.skipped[1].startswith(f"{path}:6: not valid JSON")
 
 
-@pytest.mark.parametrize("field", ["id", "gold_passage_id"])
-def test_common_fields_are_checked(tmp_path: Path, field: str) -> None:
-    path = write_jsonl(tmp_path / "a", [{"question": "q", field: 7}])
-    with pytest.raises(DataError, match=f"a:1: field '{field}': found the number 7"):
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("id", 7.0, "the number 7.0, expected a string or a whole number"),
+        ("id", True, "the boolean true, expected a string or a whole number"),
+        ("id", ["q"], "a list, expected a string or a whole number"),
+        ("gold_passage_id", 7, "the number 7, expected a string"),
+    ],
+)
+def test_common_fields_are_checked(tmp_path: Path, field: str, value: object, message: str) -> None:
+    path = write_jsonl(tmp_path / "a", [{"question": "q", field: value}])
+    with pytest.raises(DataError, match=f"a:1: field '{field}': found {message} \\("):
         _open(path)
 
 

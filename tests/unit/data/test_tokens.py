@@ -23,7 +23,7 @@ from gazetteer.data.tokens import (
     TokenStore,
     tokenizer_fingerprint,
 )
-from gazetteer.errors import IndexFileError
+from gazetteer.errors import IndexFileError, OptionError
 from tests.support.tiny_data import passages
 from tests.support.tiny_models import reader_tokenizer, retriever_tokenizer
 
@@ -97,6 +97,12 @@ def test_reader_inputs_equal_whole_texts(
         expected = _whole(tokenizer, corpus, READER_FORMAT, query, wanted.tolist(), max_tokens)
         assert _lists(found) == expected, query
         assert all(len(ids) <= max_tokens for ids in found)
+
+
+def test_room_for_more_than_special_tokens_is_needed(corpus: PassageStore, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"^--text_maxlength \(2\) must be above 2, "):
+        _tokens(corpus, retriever_tokenizer(), tmp_path, RETRIEVER_FORMAT, 2)
+    assert _tokens(corpus, reader_tokenizer(), tmp_path, max_tokens=2).max_tokens == 2
 
 
 @pytest.mark.parametrize("max_tokens", [3, 8, 64])
