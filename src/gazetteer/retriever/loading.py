@@ -101,8 +101,9 @@ def _encoder(source: str, dropout: float) -> Any:  # noqa: ANN401 - likewise
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, float):
             setattr(config, name, dropout)
-    takes = inspect.signature(MODEL_MAPPING[type(config)]).parameters
-    unused = {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+    kind: Any = MODEL_MAPPING[type(config)]
+    takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
+    unused = {"add_pooling_layer": False} if takes_layer else {}
     model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **unused)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
