@@ -44,7 +44,7 @@ class Example:
         query: text the retriever embeds and the reader is prompted with.
         target: text the reader learns to produce; "" where the data has none.
         answers: every acceptable answer, for scoring; may be empty.
-        line_id: the line's own `id`, echoed into results.
+        line_id: the line's own `id`, echoed into results as it was given.
         metadata: the line's own `metadata`, echoed into results.
         passage_rows: rows of the passages that came with the example (`--use_file_passages`).
         gold_passage_id: id of the passage known to hold the answer, where the data says so.
@@ -54,7 +54,7 @@ class Example:
     query: str
     target: str = ""
     answers: tuple[str, ...] = ()
-    line_id: str | None = None
+    line_id: str | int | None = None
     metadata: Any = None
     passage_rows: tuple[int, ...] | None = None
     gold_passage_id: str | None = None

@@ -35,6 +35,14 @@ def test_records_come_in_input_order_with_atlas_fields(world: Path) -> None:
     assert shown["text"] == row["text"]
 
 
+def test_ids_are_echoed_as_they_were_given(world: Path, tmp_path: Path) -> None:
+    ids = [7, "7", -1, 2**70]
+    rows = [row | {"id": given} for row, given in zip(questions(4), ids, strict=True)]
+    data = write_jsonl(tmp_path / "numbered.jsonl", rows)
+    run_evaluate(world, name="numbered", eval_data=data, write_results=True)
+    assert [r["id"] for r in results(world, "numbered", "numbered-step-0.jsonl")] == ids
+
+
 def test_logged_metrics_are_the_averages_of_the_records(world: Path) -> None:
     run_evaluate(world, name="averages", write_results=True)
     records = results(world, "averages", "dev-step-0.jsonl")
