@@ -66,7 +66,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "filtering_overretrieve_ratio": _COUNT,
     "freeze_retriever_steps": Bounds(least=-1),
     "n_to_rerank_with_retrieve_with_rerank": _COUNT,
-    "text_maxlength": _COUNT,
+    # Two are special tokens of BERT.
+    "text_maxlength": Bounds(least=3),
     "target_maxlength": _COUNT_OR_NOT,
     "n_context": _COUNT,
     "generation_max_length": _COUNT,

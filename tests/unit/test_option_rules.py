@@ -79,7 +79,7 @@ BELOW = {
     "retriever_n_context": 0,
     "temperature_score": 0.0, "temperature_gold": 0.0, "filtering_overretrieve_ratio": 0,
     "freeze_retriever_steps": -2, "n_to_rerank_with_retrieve_with_rerank": 0,
-    "text_maxlength": 0, "target_maxlength": 0, "n_context": 0, "generation_max_length": 0,
+    "text_maxlength": 2, "target_maxlength": 0, "n_context": 0, "generation_max_length": 0,
     "generation_min_length": -1, "generation_num_beams": 0, "mlm_noise_density": 0.0,
     "mlm_mean_noise_span_length": 0.5, "min_words_per_lm_instance": -1,
     "min_lm_context_ratio": -0.1, "max_lm_context_ratio": -0.1,
@@ -96,7 +96,7 @@ EDGE = {
     "local_rank": -1, "main_port": 65535, "max_passages": -1, "target_maxlength": -1,
     "freeze_retriever_steps": -1, "warmup_steps": 0, "lr": 0.0, "dropout": 0.0,
     "weight_decay": 0.0, "generation_min_length": 0, "generation_length_penalty": -2.0,
-    "alpha": -1.0, "seed": 2**32 - 1,
+    "alpha": -1.0, "seed": 2**32 - 1, "text_maxlength": 3,
 }  # fmt: skip
 
 
