@@ -6,13 +6,16 @@ Models and indexes are built from it afterwards, in `build.py`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
-from gazetteer.distributed.agreement import build_main_first
+from gazetteer.data.templates import PassageTemplate
+from gazetteer.distributed.agreement import build_main_first, raise_together
+from gazetteer.errors import OptionError
 from gazetteer.options import Options
 from gazetteer.records import Ranks
 from gazetteer.tasks import TASKS
@@ -45,9 +48,10 @@ def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
 
     Raises:
         DataError: a bad line, the same error on every rank.
+        OptionError: a format names a field that passages do not have; likewise.
     """
     data = options.data
-    return RunData(
+    opened = RunData(
         task=build_task(options),
         train=build_examples(options, ranks, data.train_data, "--train_data")
         if is_training
@@ -57,6 +61,30 @@ def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
         ),
         corpus=None if data.use_file_passages else _corpus(options, ranks),
     )
+    problem = next(_format_problems(options, opened), None)
+    raise_together(OptionError(problem) if problem else None, ranks)
+    return opened
+
+
+def _format_problems(options: Options, data: RunData) -> Iterator[str]:
+    """What the first passage lacks of the formats in use; the others are seen when it is filled."""
+    files = (data.train, *data.evaluations)
+    stores = [data.corpus, *(lines.passages for lines in files if lines is not None)]
+    formats = {}
+    if data.corpus is not None:
+        formats["retriever_format"] = options.reader.retriever_format
+    if not options.retriever.retrieve_only:
+        formats["encoder_format"] = options.reader.encoder_format
+    for store in stores:
+        if store is None or not store.count:
+            continue
+        (passage,) = store.records([0])
+        for flag, text in formats.items():
+            for name in PassageTemplate.parse(text).lacking(passage):
+                yield (
+                    f"--{flag} ({text}) names the field '{name}', "
+                    f"which the first passage '{passage['id']}' does not have"
+                )
 
 
 def build_task(options: Options) -> Task:

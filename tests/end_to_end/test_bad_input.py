@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gazetteer.errors import OptionError
 from gazetteer.evaluation.run import evaluate
 from gazetteer.program import run_program
 from gazetteer.training.loop import train
@@ -24,8 +25,8 @@ BAD_LINES = {
     "truncated": (b'{"id": "x", "text": "cut', "not valid JSON"),
     "no object": (b"[1, 2]", "found a list, expected a JSON object"),
     "wrong type": (
-        b'{"id": 7, "question": "q", "target": "a", "text": "t"}',
-        "field 'id': found the number 7",
+        b'{"id": [7], "question": "q", "target": "a", "text": "t"}',
+        "field 'id': found a list",
     ),
     "duplicate key": (b'{"id": "x", "id": "y"}', "field 'id': found it twice"),
     "not UTF-8": (b'{"id": "\xff"}', "found byte 0xff"),
@@ -111,6 +112,23 @@ def test_missing_file_is_reported_in_one_line(
     assert not _written(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("flag", "is_given"),
+    [("encoder_format", False), ("retriever_format", False), ("encoder_format", True)],
+)
+def test_a_format_with_an_unknown_field_ends_a_run_before_anything_is_written(
+    tmp_path: Path, flag: str, is_given: bool
+) -> None:
+    world = make_world(tmp_path)
+    rows = [row | {"passages": [{"text": "oslo"}]} for row in questions(2)]
+    write_jsonl(world / "train.jsonl", rows)
+    write_jsonl(world / "dev.jsonl", rows)
+    expected = rf"^--{flag} \(title: {{title}} {{url}}\) names the field 'url', which the first "
+    with pytest.raises(OptionError, match=expected):
+        run_train(world, name="odd", use_file_passages=is_given, **{flag: "title: {title} {url}"})
+    assert not (world / "experiments").exists()
+
+
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return kept | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -144,7 +162,7 @@ def test_two_workers_end_together_with_one_line(tmp_path: Path) -> None:
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if "train.py: error:" in line]
     assert ours == [
-        f"train.py: error: {tmp_path / 'passages.jsonl'}:3: field 'id': found the number 7, "
+        f"train.py: error: {tmp_path / 'passages.jsonl'}:3: field 'id': found a list, "
         "expected a string (--passages)"
     ]
     # The one traceback is torchrun's own, about workers that left with exit code 2.
