@@ -12,6 +12,7 @@ from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.jsonl import Field
 from gazetteer.errors import DataError, IndexFileError
 from gazetteer.records import Example
+from gazetteer.tasks import TASKS
 from tests.support.tiny_data import passages, questions, write_jsonl
 
 FIELDS = (Field("question", "text", required=True), Field("answers", "texts", required=False))
@@ -70,6 +71,23 @@ def test_common_fields_are_checked(tmp_path: Path, field: str, value: object, me
     path = write_jsonl(tmp_path / "a", [{"question": "q", field: value}])
     with pytest.raises(DataError, match=f"a:1: field '{field}': found {message} \\("):
         _open(path)
+
+
+def test_a_question_without_an_answer_is_left_out_of_training_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"question": "a", "answers": ["x"]},
+        {"question": "b"},
+        {"question": "c", "target": "y"},
+    ]
+    path = write_jsonl(tmp_path / "a", rows)
+    files = ExampleFiles.open(
+        [path], TASKS["qa"]().training_fields, flag="--train_data", on_bad_line="skip"
+    )
+    assert [files.line(index)["question"] for index in range(files.count)] == ["a", "c"]
+    assert files.skipped == (
+        f"{path}:2: field 'answers': found nothing, expected a list of strings, not empty, "
+        "or field 'target' (--train_data)",
+    )
 
 
 @pytest.mark.parametrize("content", ["", "\n", "oops\n"])
