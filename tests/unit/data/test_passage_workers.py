@@ -118,12 +118,14 @@ def test_bad_lines_are_counted_as_by_one(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.usefixtures("no_process_left")
 def test_a_process_that_dies_ends_the_reading(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "p.jsonl", passages(2000))
+    # Children of other tests, as multiprocessing's resource tracker, stay alive.
+    others = _children(os.getpid())
     with (
         pytest.raises(GazetteerError, match=r"ended with exit code -9 \(--passages\)"),
         parse_in_processes(read_blocks(source), "error", 2) as parsed,
     ):
         next(parsed)
-        for child in _children(os.getpid()):
+        for child in _children(os.getpid()) - others:
             os.kill(child, signal.SIGKILL)
         list(parsed)
 
