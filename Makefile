@@ -34,6 +34,7 @@ bench: install
 	$(BIN)/pip install --quiet -e '.[cpu]'
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.passages
 	$(BIN)/python -m benchmarks.flat_search
 
 docs: install

@@ -187,7 +187,14 @@ class PassageTokens:
         """Ids without special tokens."""
         if not texts:
             return []
-        ids = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        # Fast tokenizers use all cores; the lists not asked for would be made by one.
+        ids = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
         return [np.asarray(one, dtype=np.int32) for one in ids]  # type: ignore[union-attr]
 
     def _whole(self, texts: Sequence[str]) -> list[TokenIds]:
