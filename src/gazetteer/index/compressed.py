@@ -13,7 +13,8 @@ from torch import Tensor
 from gazetteer.distributed.collectives import all_gather_rows
 from gazetteer.index import faiss_codec
 from gazetteer.index.codec import Codec, CodecSettings, candidates_for, probed_lists
-from gazetteer.index.flat import exact_scores, order_hits
+from gazetteer.index.flat import order_hits
+from gazetteer.index.pair_scores import exact_scores
 from gazetteer.index.shards import EMPTY_ROW
 
 WIDEST = 4_000_000

@@ -9,19 +9,16 @@ until it can.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gazetteer.index.first_pass import (
-    Candidates,
-    RoundedRows,
-    has_first_pass,
-    possible_rows,
-    round_rows,
-)
+from gazetteer.index.candidates import Candidates
+from gazetteer.index.first_pass import possible_rows, queries_at_once
+from gazetteer.index.pair_scores import exact_scores, pair_scores, rounding_bound
+from gazetteer.index.rounded_rows import RoundedRows, has_first_pass, round_rows
 from gazetteer.index.shards import EMPTY_ROW
 
 FEWEST_ROWS = 8192
@@ -31,11 +28,10 @@ ROWS_PER_HIT = 512
 TILE_ROWS = 65_536
 TILE_QUERIES = 256
 GROUP = 8
-RESCORE_NUMBERS = {"cpu": 65_536, "cuda": 4_000_000}
-"""How many numbers one rescoring step may hold in float64: a CPU's cache, 32 MB of a GPU."""
-
+SPARE = 16
+"""Rows beyond k that are looked at first, for scores too close to tell apart in float32."""
 WIDEST = 4_000_000
-"""How many candidates one widened search, and how many numbers one rescoring step, may hold."""
+"""How many candidates one widened search may hold."""
 
 
 class FlatShard:
@@ -70,17 +66,17 @@ class FlatShard:
         codes = self._codes
         if codes is None or len(queries) == 0 or ROWS_PER_HIT * top_k > len(self.vectors):
             return self._without_codes(queries, top_k)
-        parts = queries.split(TILE_QUERIES)
+        parts = queries.split(min(TILE_QUERIES, queries_at_once(codes)))
         scores, rows = zip(*(self._in_two_passes(q, top_k, codes) for q in parts), strict=True)
         return torch.cat(scores), torch.cat(rows)
 
     def _in_two_passes(
         self, queries: Tensor, top_k: int, codes: RoundedRows
     ) -> tuple[Tensor, Tensor]:
-        candidates = possible_rows(codes, queries, top_k)
+        candidates = possible_rows(self.vectors, codes, queries, top_k)
         if candidates is None:
             return self._without_codes(queries, top_k)
-        return _best_of(self.vectors, queries, candidates, top_k)
+        return _best_of(self.vectors, queries, candidates, top_k, self._norm_limit)
 
     def _without_codes(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         scores, rows = search_flat(
@@ -90,46 +86,24 @@ class FlatShard:
 
 
 def _best_of(
-    vectors: Tensor, queries: Tensor, candidates: Candidates, top_k: int
+    vectors: Tensor, queries: Tensor, candidates: Candidates, top_k: int, norm_limit: Tensor
 ) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
-    """Exact top k, given rows that contain it.
-
-    The most promising k are scored first: only rows that may beat the worst of those are left.
-    """
-    counts = candidates.query.bincount(minlength=len(queries))
-    starts = counts.cumsum(0) - counts
-    place = torch.arange(len(candidates.row), device=queries.device) - starts[candidates.query]
-    rows = torch.zeros(len(queries), int(counts.max()), dtype=torch.int64, device=queries.device)
-    upper = torch.full_like(rows, float("-inf"), dtype=torch.float32)
-    rows[candidates.query, place] = candidates.row
-    upper[candidates.query, place] = candidates.upper
-    upper, order = upper.sort(dim=1, descending=True)
-    rows = rows.gather(1, order)
-    scores = torch.full_like(upper, float("-inf"))
-    scores[:, :top_k] = exact_scores(vectors, queries, rows[:, :top_k])
-    worst = scores[:, :top_k].amin(dim=1, keepdim=True)
-    hopeful = (upper >= worst).sum(dim=1) - top_k
-    # Queries with about as many of them are scored together, and what pads them left out.
-    order = hopeful.argsort()
-    counts_left = hopeful[order].tolist()
-    for some, width in _scoring_steps(counts_left, vectors):
-        part, more = order[some], slice(top_k, top_k + width)
-        scores[part, more] = exact_scores(vectors, queries[part], rows[part, more])
-    scores = scores.masked_fill(upper < worst, float("-inf"))
-    left = top_k + max(counts_left, default=0)
-    return order_hits(scores[:, :left], rows[:, :left], top_k)
-
-
-def _scoring_steps(counts: list[int], vectors: Tensor) -> Iterator[tuple[slice, int]]:
-    """Runs of ascending counts whose rows fit one scoring step, and the largest count of each."""
-    numbers = RESCORE_NUMBERS[vectors.device.type] // vectors.shape[1]
-    first = sum(count <= 0 for count in counts)
-    while first < len(counts):
-        last = first + 1
-        while last < len(counts) and (last + 1 - first) * counts[last] <= numbers:
-            last += 1
-        yield slice(first, last), counts[last - 1]
-        first = last
+    """Exact top k, given rows that contain it."""
+    found = pair_scores(vectors, queries, candidates.query, candidates.row)
+    rows, scores = replace(candidates, score=found).table()
+    bound = rounding_bound(queries, norm_limit)
+    width = min(rows.shape[1], top_k + SPARE)
+    while True:
+        best, place = scores.topk(width, dim=1)
+        # Written so that scores and bounds that overflowed rule nothing out.
+        could_be = ~(best < (best[:, top_k - 1] - 2 * bound).unsqueeze(1))
+        if width == rows.shape[1] or not bool(could_be[:, -1].any()):
+            break
+        width = min(rows.shape[1], 4 * width)
+    kept = int(could_be.sum(dim=1).max())
+    rows = rows.gather(1, place[:, :kept])
+    scores = exact_scores(vectors, queries, rows.clamp_min(0))
+    return order_hits(scores.masked_fill(rows == EMPTY_ROW, float("-inf")), rows, top_k)
 
 
 def search_flat(
@@ -186,7 +160,7 @@ def _certified(
 ) -> tuple[Tensor, Tensor]:
     """Exact top k; widens the candidate set until the rounding bound vouches for it."""
     width = min(len(embeddings), width)
-    bound = _rounding_bound(queries, norm_limit)
+    bound = rounding_bound(queries, norm_limit)
     proposed, candidates = _propose(embeddings, queries, width)
     # One more than needed, to show that it was not.
     kept = max(top_k, _worth_rescoring(proposed, proposed[:, top_k - 1], bound) + 1)
@@ -216,18 +190,6 @@ def _worth_rescoring(
     bound.
     """
     return int((scores >= (last - 2 * bound).unsqueeze(1)).sum(dim=1).max())
-
-
-def _rounding_bound(queries: Tensor, norm_limit: Tensor) -> Tensor:
-    """Twice the error a float32 dot product of this length can have, for each query.
-
-    |computed - exact| <= gamma * |q|.|x| with gamma = d u / (1 - d u), u = 2^-24, in any order of
-    summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); |q|.|x| is at
-    most the product of the norms. Twice, because the rescored side is rounded to float32 as well.
-    """
-    unit = 2.0**-24
-    gamma = queries.shape[1] * unit / (1 - queries.shape[1] * unit)
-    return 2 * gamma * queries.norm(dim=1) * norm_limit
 
 
 def _propose(embeddings: Tensor, queries: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -266,29 +228,3 @@ def _tile_top(
     scores = tile.reshape(-1).index_select(0, places.view(-1)).view(rows.shape)
     scores, order = scores.topk(width, dim=1)
     return scores, rows.gather(1, order)
-
-
-def exact_scores(
-    embeddings: Tensor, queries: Tensor, rows: Int[Tensor, "query candidate"]
-) -> Float[Tensor, "query candidate"]:
-    """Dot products in float64, rounded to float32: the same whatever the batch or the shard."""
-    widest = max(1, WIDEST // embeddings.shape[1])
-    if rows.shape[1] > widest:
-        parts = [exact_scores(embeddings, queries, part) for part in rows.split(widest, dim=1)]
-        return torch.cat(parts, dim=1)
-    step = max(1, RESCORE_NUMBERS[rows.device.type] // (rows.shape[1] * embeddings.shape[1]))
-    pieces = []
-    for query, wanted in zip(queries.double().split(step), rows.split(step), strict=True):
-        vectors = embeddings.index_select(0, wanted.reshape(-1).to(embeddings.device))
-        vectors = vectors.to(rows.device).double()
-        pieces.append(_dot(vectors.view(*wanted.shape, -1), query))
-    return torch.cat(pieces).float()
-
-
-def _dot(
-    vectors: Float[Tensor, "query candidate dim"], queries: Float[Tensor, "query dim"]
-) -> Float[Tensor, "query candidate"]:
-    # One query at a time goes to a matrix-vector product, which is faster than a batched one.
-    if len(queries) == 1:
-        return (vectors[0] @ queries[0]).unsqueeze(0)
-    return (vectors @ queries.unsqueeze(2)).squeeze(2)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gazetteer.distributed.agreement import raise_together
 from gazetteer.errors import IndexFileError
-from gazetteer.index.first_pass import CodeType, round_rows
 from gazetteer.index.flat import FlatShard
 from gazetteer.index.mapped import mapped_matrix
+from gazetteer.index.rounded_rows import CodeType, round_rows
 from gazetteer.index.shards import Shard, shard_range
 from gazetteer.index.storage import Manifest, load_rows
 from gazetteer.records import Ranks

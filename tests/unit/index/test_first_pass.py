@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gazetteer.index import first_pass, flat
-from gazetteer.index.first_pass import BLOCK, CodeType, possible_rows, round_rows
+from gazetteer.index import first_pass, flat, pair_scores, rounded_rows
+from gazetteer.index.first_pass import possible_rows
 from gazetteer.index.flat import FlatShard
+from gazetteer.index.rounded_rows import BLOCK, CodeType, round_rows
 
 CODES: tuple[CodeType, ...] = get_args(CodeType)
 
@@ -33,10 +34,10 @@ def assert_exact(vectors: Tensor, queries: Tensor, top_k: int, kind: CodeType = 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles, several steps, and no shard too small for a first pass."""
-    monkeypatch.setattr(first_pass, "TILE_ROWS", 4 * BLOCK)
+    monkeypatch.setattr(rounded_rows, "TILE_ROWS", 4 * BLOCK)
     monkeypatch.setattr(first_pass, "MANY_QUERIES", 2)
     monkeypatch.setitem(first_pass.SCORES_PER_STEP, "cpu", 3 * 4 * BLOCK * 4)
-    monkeypatch.setitem(flat.RESCORE_NUMBERS, "cpu", 500)
+    monkeypatch.setitem(pair_scores.NUMBERS_PER_STEP, "cpu", 500)
     monkeypatch.setattr(flat, "ROWS_PER_HIT", 1)
     monkeypatch.setattr(flat, "TILE_QUERIES", 5)
 
@@ -129,12 +130,12 @@ def test_no_row_scores_more_than_its_upper_bound(kind: CodeType, scale: float) -
     vectors, queries = scale * torch.randn(900, 20), torch.randn(5, 20)
     rounded = round_rows(vectors, kind)
     assert rounded is not None
-    found = possible_rows(rounded, queries, 200)
+    found = possible_rows(vectors, rounded, queries, 200)
     assert found is not None
     exact = (vectors.double()[found.row] * queries.double()[found.query]).sum(1)
-    assert (exact <= found.upper.double()).all()
+    assert (exact <= found.score.double()).all()
     # Nor is the bound so wide that nothing is ruled out.
-    few = possible_rows(rounded, queries, 1)
+    few = possible_rows(vectors, rounded, queries, 1)
     assert few is not None
     assert len(few.row) < 5 * 100
 
@@ -180,13 +181,13 @@ def test_a_product_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
     def wrong(codes: Tensor, queries: Tensor, out: Tensor) -> None:
         out.fill_(7)
 
-    first_pass.has_first_pass.cache_clear()
-    assert first_pass.has_first_pass(torch.device("cpu"))
-    first_pass.has_first_pass.cache_clear()
-    monkeypatch.setattr(first_pass, "_multiply", wrong)
-    assert not first_pass.has_first_pass(torch.device("cpu"))
-    assert not first_pass.has_first_pass(torch.device("meta"))
-    first_pass.has_first_pass.cache_clear()
+    rounded_rows.has_first_pass.cache_clear()
+    assert rounded_rows.has_first_pass(torch.device("cpu"))
+    rounded_rows.has_first_pass.cache_clear()
+    monkeypatch.setattr(rounded_rows, "multiply", wrong)
+    assert not rounded_rows.has_first_pass(torch.device("cpu"))
+    assert not rounded_rows.has_first_pass(torch.device("meta"))
+    rounded_rows.has_first_pass.cache_clear()
 
 
 @pytest.mark.gpu

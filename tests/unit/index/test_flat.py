@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gazetteer.index import flat
+from gazetteer.index import flat, pair_scores
 from gazetteer.index.flat import EMPTY_ROW, largest_norm, order_hits, search_flat
+from gazetteer.index.pair_scores import rounding_bound
 
 
 def brute_force(embeddings: Tensor, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles with more groups of groups than candidates, and rows left over; several of each."""
     monkeypatch.setattr(flat, "TILE_ROWS", 19 * flat.GROUP**2 + 10)
     monkeypatch.setattr(flat, "TILE_QUERIES", 5)
-    monkeypatch.setitem(flat.RESCORE_NUMBERS, "cpu", 100)
+    monkeypatch.setitem(pair_scores.NUMBERS_PER_STEP, "cpu", 100)
 
 
 @pytest.mark.parametrize("top_k", [1, 7, 40])
@@ -106,7 +107,7 @@ def test_the_bound_covers_the_error_of_a_float32_product(dim: int, scale: float)
     exact = queries.double() @ embeddings.double().T
     errors = (queries @ embeddings.T).double() - exact
     errors = errors.abs() + (exact.float().double() - exact).abs()
-    bound = flat._rounding_bound(queries, largest_norm(embeddings))
+    bound = rounding_bound(queries, largest_norm(embeddings))
     assert (errors.amax(dim=1) <= bound).all()
     # Nor is it so wide that every search becomes a full one.
     assert (bound < 1e-4 * queries.norm(dim=1) * embeddings.norm(dim=1).max()).all()
