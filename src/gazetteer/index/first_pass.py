@@ -77,6 +77,9 @@ def possible_rows(
         if number == 1 and len(scores.block_maxima) >= top_k:
             leaders = _leaders(scores, top_k).T
             threshold = worth.of_kth(leaders.masked_fill(leaders >= rows.count, EMPTY_ROW))
+            if len(scores.products) == len(rows.codes):
+                remaining = _remaining([_hits(scores, first, rows, threshold)], rows, threshold)
+                return remaining if len(remaining) <= limit // 2 else None
         # The k-th best of what some k different rows are worth at least.
         best = torch.cat([best, scores.block_maxima - scores.error[0]])
         if len(best) > top_k:
@@ -125,9 +128,7 @@ def _settle(
     found: list[Candidates], rows: RoundedRows, threshold: Tensor, worth: _Worth, top_k: int
 ) -> tuple[Candidates, Tensor]:
     """What is left when the most promising rows of all found are scored; the new threshold."""
-    every = Candidates.joined(found)
-    # The last row is repeated to fill a block.
-    every = every.where((every.score >= threshold[every.query]) & (every.row < rows.count))
+    every = _remaining(found, rows, threshold)
     listed, upper = every.table()
     if listed.shape[1] < top_k:
         return every, threshold
@@ -187,6 +188,12 @@ def _scores(rows: RoundedRows, asked: RoundedQueries) -> Iterator[tuple[int, _Sc
         groups = maxima[: (stop - start) // GROUP]
         blocks = groups.view(-1, BLOCK // GROUP, queries).amax(dim=1)
         yield start, _Scores(products[: stop - start], groups, blocks, error.unsqueeze(0))
+
+
+def _remaining(found: list[Candidates], rows: RoundedRows, threshold: Tensor) -> Candidates:
+    every = Candidates.joined(found)
+    # The last row is repeated to fill a block.
+    return every.where((every.score >= threshold[every.query]) & (every.row < rows.count))
 
 
 def _leaders(scores: _Scores, top_k: int) -> Int[Tensor, "k query"]:
