@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Timing, interleave, report
-from gazetteer.data.built_folders import SETTLED_NS
 from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.passage_workers import usable_processes
 from gazetteer.data.passages import PassageStore
 from gazetteer.files import STAMP
+from gazetteer.stamps import SETTLED_NS
 
 WORDS_PER_PASSAGE, READ_AT_RANDOM = 100, 10_000
 PEER, OURS, CHECKED = "list of dicts", "Gazetteer", "Gazetteer, hashes compared"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gazetteer import files
-from gazetteer.data import built_folders
+from gazetteer import files, stamps
 from gazetteer.data.built_folders import build_folder, require_built
 from gazetteer.errors import IndexFileError
 from gazetteer.files import MANIFEST, STAMP
@@ -74,8 +73,8 @@ def test_folder_without_hashes_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def stamps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file is large, and settled as soon as it is written."""
-    monkeypatch.setattr(built_folders, "LARGE_BYTES", 0)
-    monkeypatch.setattr(built_folders, "SETTLED_NS", -1)
+    monkeypatch.setattr(stamps, "LARGE_BYTES", 0)
+    monkeypatch.setattr(stamps, "SETTLED_NS", -1)
 
 
 @pytest.fixture
@@ -113,7 +112,7 @@ def test_large_file_is_read_once_while_it_is_unchanged(tmp_path: Path, digests: 
 def test_small_file_is_read_each_time(
     tmp_path: Path, digests: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(built_folders, "SETTLED_NS", -1)
+    monkeypatch.setattr(stamps, "SETTLED_NS", -1)
     folder = _built(tmp_path)
     digests.clear()
     for _ in range(3):
@@ -124,7 +123,7 @@ def test_small_file_is_read_each_time(
 def test_file_that_changed_a_moment_ago_gets_no_stamp(
     tmp_path: Path, digests: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(built_folders, "LARGE_BYTES", 0)
+    monkeypatch.setattr(stamps, "LARGE_BYTES", 0)
     folder = _built(tmp_path)
     digests.clear()
     for _ in range(2):
