@@ -27,7 +27,7 @@ from gazetteer.index import ShardedIndex
 from gazetteer.index.codec import CodecSettings
 from gazetteer.index.compressor import Compressor
 from gazetteer.index.making import FlatMaker, ShardMaker
-from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
+from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan, StalenessMeter
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
 from gazetteer.reader import FusionReader, GenerationSettings, load_reader
@@ -35,7 +35,6 @@ from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.selection import Selector
-from gazetteer.staleness import StalenessMeter
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
@@ -48,6 +47,8 @@ PADDED_TOKENS = {"cuda": 65_536, "cpu": 1_024}
 """Tokens of one encoder call. On a CPU small calls waste less on padding and stay in cache; a GPU
 wants large ones."""
 READER_FOLDER, RETRIEVER_FOLDER = "reader", "retriever"
+REFRESH_FOLDER = "refresh"
+"""Of an experiment: what is embedded of an index that is not whole yet."""
 VECTORS_FOLDER = "vectors"
 """In the cache; a compressed index keeps its vectors there, in files that go with the process."""
 
@@ -165,8 +166,29 @@ def _retriever(
     options: Options, ranks: Ranks, folder: Path | None
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     name = str(folder) if folder and folder.is_dir() else options.retriever.retriever_model_path
+    retriever, tokenizer = load_encoders(options, ranks, name)
+    if options.retriever.untie_retriever:
+        retriever.untie()
+    if options.retriever.query_side_retriever_training:
+        retriever.freeze_passage_tower()
+    if not options.retriever.train_retriever:
+        retriever.requires_grad_(False)
+    if options.optimisation.use_gradient_checkpoint_retriever:
+        for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
+            enable_gradient_checkpointing(tower.model)
+    return retriever.to(ranks.device), tokenizer
+
+
+def load_encoders(
+    options: Options, ranks: Ranks, name: str
+) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
+    """The towers under a name or in a folder, on the CPU, with the limits of this device.
+
+    Raises:
+        CheckpointError: they cannot be loaded.
+    """
     is_bf16 = options.optimisation.precision == "bf16"
-    retriever, tokenizer = load_retriever(
+    return load_retriever(
         name,
         pooling=options.retriever.retriever_pooling,
         normalize=options.retriever.retriever_normalize,
@@ -178,16 +200,6 @@ def _retriever(
             max_padded_tokens=PADDED_TOKENS[ranks.device.type],
         ),
     )
-    if options.retriever.untie_retriever:
-        retriever.untie()
-    if options.retriever.query_side_retriever_training:
-        retriever.freeze_passage_tower()
-    if not options.retriever.train_retriever:
-        retriever.requires_grad_(False)
-    if options.optimisation.use_gradient_checkpoint_retriever:
-        for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
-            enable_gradient_checkpointing(tower.model)
-    return retriever.to(ranks.device), tokenizer
 
 
 def retriever_max_tokens(options: Options) -> int:
@@ -219,6 +231,7 @@ def build_retrieving(
     keeper = IndexKeeper(
         index=index,
         retriever=models.retriever,
+        tokenizer=models.retriever_tokenizer,
         corpus=corpus,
         tokens=tokens,
         files=_index_files(options),
@@ -287,6 +300,7 @@ def _index_files(options: Options) -> IndexFiles:
         save_folder=Path(save) if save else None,
         files=options.index.save_index_n_shards,
         allow_stale=options.index.allow_stale_index,
+        refresh_folder=experiment_folder(options) / REFRESH_FOLDER,
     )
 
 

@@ -59,7 +59,7 @@ def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
         evaluations=tuple(
             build_examples(options, ranks, [path], "--eval_data") for path in data.eval_data
         ),
-        corpus=None if data.use_file_passages else _corpus(options, ranks),
+        corpus=None if data.use_file_passages else open_corpus(options, ranks),
     )
     problem = next(_format_problems(options, opened), None)
     raise_together(OptionError(problem) if problem else None, ranks)
@@ -124,8 +124,14 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
     return files
 
 
-def _corpus(options: Options, ranks: Ranks) -> PassageStore:
-    """The passages of `--passages`, else those a saved index brings along."""
+def open_corpus(options: Options, ranks: Ranks) -> PassageStore:
+    """The passages of `--passages`, else those a saved index brings along.
+
+    Collective: every rank must call this.
+
+    Raises:
+        GazetteerError: they cannot be read, the same error on every rank.
+    """
 
     def build() -> PassageStore:
         if not options.data.passages:

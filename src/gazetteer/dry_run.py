@@ -56,7 +56,8 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
         GazetteerError: what would stop the run.
     """
     _check_port(options, ranks)
-    yield f"workers: {ranks.world_size} on {ranks.device.type}"
+    aside = f", {ranks.set_aside} more only embed" if ranks.set_aside else ""
+    yield f"workers: {ranks.world_size} on {ranks.device.type}{aside}"
     data = options.data
     for flag, paths in (("--train_data", data.train_data), ("--eval_data", data.eval_data)):
         if paths:
@@ -247,6 +248,21 @@ def _needs(
         held += shard_bytes
     yield f"memory per worker, activations aside: {held / GIB:.2f} GiB of {_memory(ranks):.1f} GiB"
     yield from _disk(options, index_bytes)
+    if ranks.set_aside and passages is not None and retriever is not None:
+        yield _refresh_disk(options, passages, retriever)
+
+
+def _refresh_disk(options: Options, passages: int, retriever: ModelSize) -> str:
+    """What processes set aside write of each version."""
+    needed = passages * retriever.dim * 4 + retriever.weights * 4
+    folder = build.experiment_folder(options) / build.REFRESH_FOLDER
+    free = shutil.disk_usage(_existing_parent(folder)).free
+    if needed > free:
+        raise GazetteerError(
+            f"--refresh_mode dedicated ({folder}): needs {needed / GIB:.2f} GiB, "
+            f"{free / GIB:.2f} GiB are free"
+        )
+    return f"disk for {folder}: {needed / GIB:.2f} GiB, {free / GIB:.1f} GiB are free"
 
 
 def _codec(options: Options, passages: int, dim: int) -> Codec | None:

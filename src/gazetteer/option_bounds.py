@@ -54,6 +54,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "max_passages": _COUNT_OR_NOT,
     "save_index_n_shards": _COUNT,
     "refresh_steps": _COUNT,
+    "refresh_workers": _COUNT,
     "staleness_sample": _NOT_NEGATIVE,
     "refresh_below_overlap": _SHARE,
     "faiss_code_size": _COUNT,

@@ -90,6 +90,10 @@ def _remarks(options: Options) -> Iterator[str]:
     is_set = count != all_flags(type(options))["save_index_n_shards"].default
     if index.load_index_path is not None and index.save_index_path is None and is_set:
         yield f"save_index_n_shards {count}: no effect on loading; a saved index names its files"
+    workers = index.refresh_workers
+    is_set = workers != all_flags(type(options))["refresh_workers"].default
+    if is_set and index.refresh_mode != "dedicated":
+        yield f"refresh_workers {workers}: no effect without --refresh_mode dedicated"
     yield from _faiss_remarks(options)
 
 

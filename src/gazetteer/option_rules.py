@@ -121,6 +121,23 @@ def _staleness_rules(options: Options, _: Program) -> Iterator[str]:
         )
 
 
+def _dedicated_rules(options: Options, program: Program) -> Iterator[str]:
+    """Processes set aside for nothing are a mistake."""
+    index, retriever = options.index, options.retriever
+    if program != "train" or index.refresh_mode != "dedicated":
+        return
+    can_age = retriever.train_retriever and not retriever.query_side_retriever_training
+    if not can_age or not _retrieves(options):
+        rule = (
+            "come with --train_retriever, and without --query_side_retriever_training,"
+            " --use_file_passages and --closed_book: otherwise no index can age"
+        )
+        yield _must("refresh_mode", index.refresh_mode, rule)
+    elif index.refresh_index.strip() == "-1" and not index.refresh_below_overlap:
+        rule = "come with --refresh_index or --refresh_below_overlap, which say when to refresh"
+        yield _must("refresh_mode", index.refresh_mode, rule)
+
+
 def _reader_rules(options: Options, program: Program) -> Iterator[str]:
     reader = options.reader.reader_model_type
     if options.retriever.retrieve_only:
@@ -232,6 +249,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _format_rules,
     _refresh_rules,
     _staleness_rules,
+    _dedicated_rules,
     _file_rules,
     _results_rules,
     _folder_rules,

@@ -167,10 +167,11 @@ class IndexOptions:
         None, "faiss: candidates per query scored exactly; none = 4 per hit, 0 = no (new)"
     )
     refresh_index: str = flag("-1", "refresh rate: -1 never, 500, or 0-1000:500,1000-9000:2000")
-    refresh_mode: Literal["blocking", "interleaved"] = flag(
-        "blocking", "training waits, or embeds a part before each step (new)"
+    refresh_mode: Literal["blocking", "interleaved", "dedicated"] = flag(
+        "blocking", "who embeds: all, all bit by bit, or others (new)"
     )
     refresh_steps: int = flag(100, "steps an interleaved refresh is spread over (new)")
+    refresh_workers: int = flag(1, "processes that only embed, with dedicated refreshes (new)")
     staleness_sample: int = flag(
         0, "passages re-embedded at each log line to measure staleness; 0 = none (new)"
     )

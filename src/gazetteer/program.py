@@ -30,23 +30,33 @@ def run_program(program: Program, job: Callable[[Options, Ranks], int]) -> int:
         if speaks_for_machine(os.environ):
             sys.stderr.write(f"{program}.py: error: {error}\n")
         return error.exit_code
-    ranks = Ranks()
+    ranks: Ranks | None = None
     try:
         with process_group(
             local_rank=options.launch.local_rank,
             main_port=options.launch.main_port,
             rendezvous_timeout_seconds=options.launch.rendezvous_timeout_seconds,
             collective_timeout_seconds=options.launch.collective_timeout_seconds,
+            set_aside=processes_set_aside(options, program),
         ) as ranks:
+            if options.launch.dry_run and ranks.is_set_aside:
+                return 0
             if options.launch.dry_run:
                 lines = "".join(f"{line}\n" for line in plan(options, ranks))
                 sys.stdout.write(lines if ranks.is_main else "")
                 return 0
             return job(options, ranks)
     except GazetteerError as error:
-        if ranks.is_main or not error.is_shared:
+        is_speaker = speaks_for_machine(os.environ) if ranks is None else ranks.is_main
+        if is_speaker or not error.is_shared:
             sys.stderr.write(f"{program}.py: error: {error}\n")
         return error.exit_code
+
+
+def processes_set_aside(options: Options, program: Program) -> int:
+    """How many of the processes started do not train (`--refresh_workers`)."""
+    is_dedicated = program == "train" and options.index.refresh_mode == "dedicated"
+    return options.index.refresh_workers if is_dedicated else 0
 
 
 def _options(program: Program) -> Options:

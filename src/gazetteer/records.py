@@ -21,18 +21,31 @@ PassageRecord = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among its peers. Built once by `distributed.launch`."""
+    """This process among its peers. Built once by `distributed.launch`.
+
+    Attributes:
+        rank: among the processes that share its work.
+        local_rank: among all processes on this machine.
+        world_size: processes that share its work.
+        local_world_size: processes on this machine, whatever they do.
+        device: where this process computes.
+        set_aside: processes beside the peers that only embed (`--refresh_workers`).
+        is_set_aside: this is one of those; its peers are the others, and it takes part in no
+            collective.
+    """
 
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
     local_world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    set_aside: int = 0
+    is_set_aside: bool = False
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, which logs, writes results and renames checkpoints."""
-        return self.rank == 0
+        """True on the trainers' rank 0, which logs, writes results and renames checkpoints."""
+        return self.rank == 0 and not self.is_set_aside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,6 @@ from gazetteer.errors import (
     TrainingDivergedError,
 )
 from gazetteer.indexing import IndexKeeper
-from gazetteer.retriever import TextEncoder
 from gazetteer.training import loop
 from tests.support.runs import logged, make_world, results, run_evaluate, run_train
 
@@ -178,9 +177,9 @@ def refreshed_at(world: Path, name: str, monkeypatch: pytest.MonkeyPatch, **flag
     steps: list[int] = []
     adopted = IndexKeeper._adopted
 
-    def spy(keeper: IndexKeeper, tower: TextEncoder, step: int) -> None:
+    def spy(keeper: IndexKeeper, step: int, *about) -> None:
         steps.append(step)
-        adopted(keeper, tower, step)
+        adopted(keeper, step, *about)
 
     with monkeypatch.context() as patch:
         patch.setattr(IndexKeeper, "_adopted", spy)

@@ -16,7 +16,7 @@ NEW = {
     "config", "dry_run", "on_bad_line", "cache_dir", "retriever_pooling", "retriever_normalize",
     "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
     "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",
-    "refresh_mode", "refresh_steps", "staleness_sample", "refresh_below_overlap",
+    "refresh_mode", "refresh_steps", "refresh_workers", "staleness_sample", "refresh_below_overlap",
     "index_dtype", "faiss_nlist", "faiss_nprobe", "rescore",
 }  # fmt: skip
 

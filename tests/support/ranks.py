@@ -22,7 +22,11 @@ def free_port() -> int:
 
 
 def run_on_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout_seconds: float = 120
+    function: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout_seconds: float = 120,
+    set_aside: int = 0,
 ) -> list[Any]:
     """Call `function(ranks, *args)` on every rank and return the results in order of rank.
 
@@ -33,6 +37,7 @@ def run_on_ranks(
         world_size: number of processes.
         args: passed on; must be picklable, as the results.
         timeout_seconds: after which all are ended and the test fails.
+        set_aside: so many of the processes take no part in collectives; they come last.
 
     Raises:
         AssertionError: with the traceback of the first rank that failed, or of nobody on a
@@ -42,7 +47,9 @@ def run_on_ranks(
     results = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_child, args=(function, rank, world_size, port, results, args))
+        context.Process(
+            target=_child, args=(function, rank, world_size, port, results, args, set_aside)
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -77,6 +84,7 @@ def _child(
     port: int,
     results: Any,
     args: tuple[Any, ...],
+    set_aside: int,
 ) -> None:
     environment = {
         "RANK": rank,
@@ -97,7 +105,7 @@ def _child(
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     try:
-        with process_group(collective_timeout_seconds=60) as ranks:
+        with process_group(collective_timeout_seconds=60, set_aside=set_aside) as ranks:
             try:
                 # Pickled here: a queue would pass tensors as handles to this process's memory,
                 # which may be gone when they are read.

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from gazetteer.distributed.collectives import barrier
 from gazetteer.distributed.interface import interface_of, local_address_towards
+from gazetteer.distributed.set_aside import in_touch
 from gazetteer.distributed.slurm import (
     expand_nodes,
     is_step,
@@ -27,7 +28,7 @@ from gazetteer.distributed.slurm import (
     tasks_of_allocation,
     tasks_of_nodes,
 )
-from gazetteer.errors import LaunchError
+from gazetteer.errors import LaunchError, OptionError
 from gazetteer.records import Ranks
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -143,11 +144,14 @@ def process_group(
     main_port: int = -1,
     rendezvous_timeout_seconds: int = 300,
     collective_timeout_seconds: int = 600,
+    set_aside: int = 0,
 ) -> Iterator[Ranks]:
     """Bring the processes together, and take them apart again.
 
-    One process has no process group at all. On an error no further collective is tried: the
-    others would wait for it. They notice the closed connection, or run into the collective timeout.
+    One process has no process group at all, nor have those set aside: the last ones by rank, they
+    only stay in touch with rank 0 (see set_aside.py), and collectives are among the others. On an
+    error no further collective is tried: the others would wait for it. They notice the closed
+    connection, or run into the collective timeout.
 
     Args:
         local_rank: see `plan_launch`.
@@ -155,18 +159,14 @@ def process_group(
         rendezvous_timeout_seconds: how long processes wait for each other at the start; loading
             torch alone may take ten seconds longer on one than on another.
         collective_timeout_seconds: how long a collective may take afterwards.
+        set_aside: processes that take no part in the work of the others (`--refresh_workers`).
 
     Raises:
         LaunchError: the processes could not be brought together.
+        OptionError: `set_aside` leaves none of them; the same error in every process.
     """
     plan = plan_launch(os.environ, local_rank=local_rank, main_port=main_port)
-    ranks = Ranks(
-        rank=plan.rank,
-        local_rank=plan.local_rank,
-        world_size=plan.world_size,
-        local_world_size=plan.local_world_size,
-        device=_device(plan.local_rank),
-    )
+    ranks = _ranks(plan, set_aside)
     if plan.launcher == "single":
         yield ranks
         return
@@ -174,13 +174,43 @@ def process_group(
     address = _resolve(plan.master)
     _choose_interface(address, plan.port)
     store = _meet(plan, address, timedelta(seconds=rendezvous_timeout_seconds))
-    _connect(store, ranks, timedelta(seconds=collective_timeout_seconds))
-    try:
-        yield ranks
-    except BaseException:
-        _abandon()
-        raise
-    dist.destroy_process_group()
+    with in_touch(store, ranks, collective_timeout_seconds):
+        if ranks.is_set_aside:
+            yield ranks
+            return
+        _connect(store, ranks, timedelta(seconds=collective_timeout_seconds))
+        try:
+            yield ranks
+        except BaseException:
+            _abandon()
+            raise
+        dist.destroy_process_group()
+
+
+def _ranks(plan: LaunchPlan, set_aside: int) -> Ranks:
+    """Who this process works with: the last ones of all are set aside.
+
+    So every machine with a trainer has one at local rank 0, which prepares files for the others.
+    """
+    trainers = plan.world_size - set_aside
+    if trainers < 1:
+        error = OptionError(
+            f"--refresh_workers ({set_aside}) must be below {plan.world_size}, the number of "
+            "processes started: with --refresh_mode dedicated so many of them only embed, and at "
+            "least one has to train (start more with torchrun or srun)"
+        )
+        error.is_shared = True
+        raise error
+    is_set_aside = plan.rank >= trainers
+    return Ranks(
+        rank=plan.rank - trainers if is_set_aside else plan.rank,
+        local_rank=plan.local_rank,
+        world_size=set_aside if is_set_aside else trainers,
+        local_world_size=plan.local_world_size,
+        device=_device(plan.local_rank),
+        set_aside=set_aside,
+        is_set_aside=is_set_aside,
+    )
 
 
 def _device(local_rank: int) -> torch.device:

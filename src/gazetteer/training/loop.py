@@ -17,6 +17,7 @@ from gazetteer.records import Batch, Ranks
 from gazetteer.reporting import Reporter, drop_metrics_after, start_experiment, start_log
 from gazetteer.stats import Stopwatch, WeightedStats
 from gazetteer.training.gradients import all_finite, clip_gradients
+from gazetteer.training.helping import embed_for_trainers
 from gazetteer.training.plan import falls_due
 from gazetteer.training.run import TrainingRun, build_training
 from gazetteer.training.schedule import learning_rate_factor
@@ -30,11 +31,13 @@ TRY_AGAIN = 75
 def train(options: Options, ranks: Ranks) -> int:
     """Train until `--total_steps`, or until asked to stop.
 
-    Collective: every rank must call this.
+    Collective: every rank must call this. A process set aside embeds for the others instead.
 
     Returns:
         Exit code: 0, or 75 when a signal ended the run early; the state is saved either way.
     """
+    if ranks.is_set_aside:
+        return embed_for_trainers(options, ranks)
     start_log(ranks)
     data = open_data(options, ranks, is_training=True)
     folder = start_experiment(experiment_folder(options), options, ranks)
@@ -77,6 +80,8 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
                 return TRY_AGAIN
     if saved_at != position.micro_batches:
         run.save()
+    if run.retrieving is not None:
+        run.retrieving.keeper.forget_unfinished()
     return 0
 
 
@@ -111,8 +116,8 @@ def _tend_index(run: TrainingRun, clock: Stopwatch) -> None:
     if run.retrieving is not None:
         with clock.time("runtime/indexing"):
             is_due = run.refresh_is_due(micro_batch) or run.state.position.index_is_stale
-            run.retrieving.keeper.tend(micro_batch, is_due=bool(is_due))
-            run.state.position.index_is_stale = 0
+            is_owed = run.retrieving.keeper.tend(micro_batch, is_due=bool(is_due))
+            run.state.position.index_is_stale = int(is_owed)
 
 
 def _measure_staleness(run: TrainingRun) -> dict[str, float]:

@@ -33,9 +33,10 @@ class Position:
         index_step: micro-batch at which the index was embedded.
         index_is_foreign: 1 if it was loaded though other weights or passages made it.
         next_index_step: micro-batch at which the version in progress was begun.
-        slices: parts of that version; 0 where there is none.
+        slices: parts of that version; 0 where there is none, 1 where processes set aside embed it.
         slices_done: how many of them are embedded.
-        index_is_stale: 1 if a refresh is due because the top k has changed too much.
+        index_is_stale: 1 if a refresh is owed: the top k has changed too much, or it fell due while
+            processes set aside embedded another version.
     """
 
     micro_batches: int = 0

@@ -12,7 +12,7 @@ from gazetteer.data.passages import PassageStore, write_passages
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.index import ShardedIndex
-from gazetteer.indexing import embed_corpus
+from gazetteer.indexing.embedding import RowEmbedder
 from gazetteer.records import Hits, Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, TextEncoder
 from gazetteer.selection import Selector
@@ -68,7 +68,9 @@ class World:
         self.index = ShardedIndex(self.corpus.count, Ranks())
         self.vectors = torch.empty(self.corpus.count, tower.embedding_dim)
         rows, batch = range(self.corpus.count), EmbeddingBatch()
-        embed_corpus(tower, self.tokens, rows, batch, out=self.vectors, show_progress=False)
+        RowEmbedder(tower, self.tokens, rows, batch, out=self.vectors, chunks=None).embed_all(
+            show_progress=False
+        )
         self.index.replace(self.vectors)
         self.queries = torch.randn(4, 32)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from gazetteer.staleness import StalenessMeter
+from gazetteer.indexing import StalenessMeter
 from tests.support.tiny_models import retriever_tokenizer
 from tests.unit.selection.test_selection import World
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gazetteer.data.tokens import PassageTokens
-from gazetteer.index import shard_range
-from gazetteer.modes import evaluation_mode
+from gazetteer.index import IndexIdentity, shard_range
+from gazetteer.indexing.chunks import ChunkFolder
+from gazetteer.indexing.embedding import RowEmbedder
 from gazetteer.retriever import EmbeddingBatch, TextEncoder
-from gazetteer.retriever.encoder import embed
 
 
-class VersionInProgress:
+class SlicedVersion:
     """This rank's rows of a version that no search sees before it is whole.
 
     All ranks embed the same number of slices, so all are done after the same step without a word
@@ -28,6 +27,8 @@ class VersionInProgress:
         rows: this rank's global rows.
         batch: limits of one encoder call.
         vectors: float32, where to put them: on any device, or a memory map.
+        identity: what they are made from.
+        chunks: what is left on disk of an interrupted attempt; None where nothing is kept.
         step: training step at which it was begun, in the unit of the flags.
         slices: number of parts to embed it in.
     """
@@ -40,17 +41,19 @@ class VersionInProgress:
         batch: EmbeddingBatch,
         *,
         vectors: Float[Tensor, "row dim"],
+        identity: IndexIdentity,
+        chunks: ChunkFolder | None,
         step: int,
         slices: int,
     ) -> None:
-        self.tower = copy.deepcopy(tower).requires_grad_(False).eval()
         self.step = step
         self.slices = slices
         self.slices_done = 0
         self.vectors = vectors
-        self._tokens = tokens
+        self.identity = identity
+        self._tower = copy.deepcopy(tower).requires_grad_(False).eval()
         self._rows = rows
-        self._batch = batch
+        self._embedder = RowEmbedder(self._tower, tokens, rows, batch, out=vectors, chunks=chunks)
 
     @property
     def is_whole(self) -> bool:
@@ -60,16 +63,12 @@ class VersionInProgress:
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """What embeds it: with step and slices, all that a resumed run needs."""
-        return {name: tensor.cpu() for name, tensor in self.tower.state_dict().items()}
+        return {name: tensor.cpu() for name, tensor in self._tower.state_dict().items()}
 
-    @torch.no_grad()
     def embed_next_slice(self) -> None:
         """Embed one more part of this rank's rows. Not a collective."""
         part = shard_range(len(self._rows), self.slices_done, self.slices)
-        with evaluation_mode(self.tower):
-            wanted = self._rows[part.start : part.stop]
-            vectors = embed(self.tower, self._tokens.passage_inputs(wanted), self._batch)
-        self.vectors[part.start : part.stop] = vectors.float()
+        self._embedder.embed(self._rows[part.start : part.stop])
         self.slices_done += 1
 
     def finish(self) -> None:
