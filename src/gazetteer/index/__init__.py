@@ -1,18 +1,18 @@
 """The index: exact search over sharded embeddings, its files, and a saved one as a library."""
 
 from gazetteer.index.flat import FlatShard
-from gazetteer.index.search import ShardedIndex
-from gazetteer.index.searcher import Searcher, open_index
-from gazetteer.index.shards import Shard, ShardBuilder, shard_range
-from gazetteer.index.storage import (
+from gazetteer.index.loading import load_rows
+from gazetteer.index.manifest import (
     EncoderIdentity,
     IndexIdentity,
     Manifest,
     identity_mismatches,
-    load_rows,
     read_manifest,
-    save_index,
 )
+from gazetteer.index.search import ShardedIndex
+from gazetteer.index.searcher import Searcher, open_index
+from gazetteer.index.shards import Shard, ShardBuilder, shard_range
+from gazetteer.index.storage import save_index
 
 __all__ = [
     "EncoderIdentity",

@@ -14,7 +14,7 @@ from gazetteer.index.atlas_files import is_atlas_folder
 from gazetteer.index.conversion import Layout, export_atlas, import_atlas, merge, rewrite
 from gazetteer.index.description import describe_atlas, describe_saved, shown_json, shown_text
 from gazetteer.index.encoders import MAX_TOKENS, UNKNOWN_ENCODER, load_encoder
-from gazetteer.index.storage import MANIFEST, EncoderIdentity
+from gazetteer.index.manifest import MANIFEST, EncoderIdentity
 from gazetteer.index.verification import content_bytes, find_problems
 from gazetteer.progress import progress
 

@@ -19,7 +19,7 @@ from gazetteer.index.codec import Codec
 from gazetteer.index.compressed import CompressedShard
 from gazetteer.index.faiss_codec import DamagedCodecError, FaissIndex
 from gazetteer.index.shards import overlap
-from gazetteer.index.stored_files import IndexFile, StoredFile, write_bytes, write_rows
+from gazetteer.index.stored_files import IndexFile, StoredFile, Written, write_bytes, write_rows
 
 QUANTISER, CODES = "codec", "codes"
 """What the names of the files begin with; CODES is also the name of the tensor inside."""
@@ -32,8 +32,8 @@ class StoredCodec:
     Attributes:
         codec: the quantiser.
         quantiser: file of the trained quantiser, as faiss writes it.
-        codes: files of codes, with the rows of the files of vectors; none for kinds whose codes
-            are made anew from the vectors (`faiss_codec.has_row_codes`).
+        codes: files of codes; none for kinds whose codes are made anew from the vectors
+            (`faiss_codec.has_row_codes`).
     """
 
     codec: Codec
@@ -60,7 +60,7 @@ class StoredCodec:
 
 def save_codes(
     shard: CompressedShard, folder: Path, files: Mapping[int, range], first_row: int
-) -> list[IndexFile]:
+) -> list[Written[IndexFile]]:
     """Write the codes of a shard. Not a collective.
 
     Args:
@@ -83,36 +83,32 @@ def save_codes(
     ]
 
 
-def save_quantiser(shard: CompressedShard, folder: Path) -> StoredFile:
+def save_quantiser(shard: CompressedShard, folder: Path) -> Written[StoredFile]:
     """Write the trained quantiser, the same on every rank. Not a collective."""
     return write_bytes(folder / QUANTISER, ".faiss", shard.quantiser)
 
 
 def load_quantiser(folder: Path, stored: StoredCodec) -> bytes:
-    """The trained quantiser, checked against its hash before faiss sees it.
-
-    Raises:
-        IndexFileError: it is missing, truncated, or differs from its hash.
-    """
-    stored.quantiser.verify(folder)
+    """The trained quantiser, which faiss sees once it was compared with its hash."""
     return (folder / stored.quantiser.name).read_bytes()
 
 
 def load_codes(folder: Path, stored: StoredCodec, quantiser: bytes, rows: range) -> FaissIndex:
     """A faiss index of a range of rows; empty for kinds whose codes are not stored.
 
+    Files must have been compared with their hashes before.
+
     Raises:
-        IndexFileError: a file is missing, truncated, differs from its hash, or holds other codes.
+        IndexFileError: a file holds other codes.
     """
     try:
         index = faiss_codec.read_codec(stored.codec, quantiser)
     except DamagedCodecError as error:
         raise IndexFileError(f"{folder / stored.quantiser.name}: {error}") from None
     for file in _by_row(stored.codes):
-        shared = overlap(range(file.first_row, file.first_row + file.rows), rows)
+        shared = overlap(file.range, rows)
         if len(shared) == 0:
             continue
-        file.verify(folder)
         try:
             codes = _read(folder / file.name, shared.start - file.first_row, len(shared))
             faiss_codec.add_codes(index, stored.codec, codes)

@@ -16,10 +16,13 @@ from gazetteer.index import faiss_codec
 from gazetteer.index.codec import CodecSettings, plan_codec
 from gazetteer.index.codec_storage import load_codes, load_quantiser
 from gazetteer.index.compressed import CompressedShard
+from gazetteer.index.loading import copy_vectors, files_of, map_vectors, remember_checked
+from gazetteer.index.manifest import Manifest
 from gazetteer.index.mapped import mapped_matrix
 from gazetteer.index.shards import shard_range
-from gazetteer.index.storage import Manifest, load_rows
+from gazetteer.index.stored_files import StoredFile, verify_files
 from gazetteer.records import Ranks
+from gazetteer.stamps import State
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,8 @@ class Compressor:
         count: passages in the whole index.
         dim: of their embeddings.
         ranks: this process among its peers.
-        folder: for this rank's vectors, in files without a name.
+        folder: for this rank's vectors, in files without a name, where they are not mapped from a
+            saved index.
         show_progress: draw a bar on this rank.
 
     Raises:
@@ -87,14 +91,23 @@ class Compressor:
         stored = manifest.codec
         problem: Exception | None = None
         vectors, quantiser, index = torch.empty(0, self.codec.dim), b"", None
+        states: dict[str, State] = {}
         try:
-            vectors = load_rows(folder, manifest, self._rows, out=self.allocate())
+            wanted: list[StoredFile] = [*files_of(manifest.files, self._rows)]
+            if stored is not None and stored.codec == self.codec:
+                wanted += [stored.quantiser, *files_of(stored.codes, self._rows)]
+            states = verify_files(folder, wanted)
+            mapped = map_vectors(folder, manifest, self._rows)
+            if mapped is None:
+                mapped = copy_vectors(folder, manifest, self._rows, out=self.allocate())
+            vectors = mapped
             if stored is not None and stored.codec == self.codec:
                 quantiser = load_quantiser(folder, stored)
                 index = load_codes(folder, stored, quantiser, self._rows)
         except IndexFileError as error:
             problem = error
         raise_together(problem, self._ranks)
+        remember_checked(folder, manifest, states)
         if index is not None:
             return self._finish(vectors, index, quantiser)
         found = "no codes" if stored is None else str(stored.codec)

@@ -31,8 +31,10 @@ from gazetteer.index.atlas_files import (
     write_atlas_folder,
 )
 from gazetteer.index.codec_storage import StoredCodec
+from gazetteer.index.file_layout import rows_per_page
+from gazetteer.index.manifest import EncoderIdentity, IndexIdentity, Manifest
 from gazetteer.index.searcher import open_passages
-from gazetteer.index.storage import EncoderIdentity, IndexIdentity, Manifest, save_rows
+from gazetteer.index.storage import save_rows
 from gazetteer.index.vector_sources import VectorSource, saved_vectors
 from gazetteer.index.verification import content_bytes, require_sound
 from gazetteer.progress import progress
@@ -174,10 +176,11 @@ def _save(
     codec: StoredCodec | None = None,
 ) -> None:
     dtype = layout.dtype or vectors.dtype
+    page = rows_per_page(vectors.count, vectors.embedding_dim, parts=1)
     with progress(vectors.count, "writing", "vector", enabled=layout.show_progress) as bar:
 
         def counted() -> Iterator[Float[Tensor, "row dim"]]:
-            for part in vectors.parts(layout.files, dtype):
+            for part in vectors.parts(layout.files, dtype, page=page):
                 yield part
                 bar.update(len(part))
 
@@ -188,6 +191,7 @@ def _save(
             step=step,
             embedding_dim=vectors.embedding_dim,
             codec=codec,
+            is_mappable=page > 1,
         )
 
 

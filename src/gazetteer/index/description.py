@@ -9,7 +9,7 @@ from typing import Any
 
 from gazetteer.data.passages import PASSAGES_FOLDER
 from gazetteer.index.atlas_files import atlas_vectors, open_atlas_folder
-from gazetteer.index.storage import read_manifest
+from gazetteer.index.manifest import read_manifest
 from gazetteer.index.vector_sources import saved_vectors
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.tokens import tokenizer_fingerprint
-from gazetteer.index.storage import EncoderIdentity
+from gazetteer.index.manifest import EncoderIdentity
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, weights_fingerprint
 from gazetteer.retriever.encoder import Pooling
 

@@ -76,7 +76,7 @@ def possible_rows(
     for number, (first, scores) in enumerate(_scores(rows, asked), start=1):
         if number == 1 and len(scores.block_maxima) >= top_k:
             leaders = _leaders(scores, top_k).T
-            threshold = worth.of_kth(leaders.masked_fill(leaders >= rows.count, EMPTY_ROW))
+            threshold = worth.of_kth(_real_rows(leaders, rows))
             if len(scores.products) == len(rows.codes):
                 remaining = _remaining([_hits(scores, first, rows, threshold)], rows, threshold)
                 return remaining if len(remaining) <= limit // 2 else None
@@ -192,8 +192,15 @@ def _scores(rows: RoundedRows, asked: RoundedQueries) -> Iterator[tuple[int, _Sc
 
 def _remaining(found: list[Candidates], rows: RoundedRows, threshold: Tensor) -> Candidates:
     every = Candidates.joined(found)
-    # The last row is repeated to fill a block.
-    return every.where((every.score >= threshold[every.query]) & (every.row < rows.count))
+    # The first and the last row are repeated to fill a block.
+    is_real = (every.row >= 0) & (every.row < rows.count)
+    return every.where((every.score >= threshold[every.query]) & is_real)
+
+
+def _real_rows(places: Int[Tensor, "query k"], rows: RoundedRows) -> Int[Tensor, "query k"]:
+    """Rows at some places among the codes; `EMPTY_ROW` for repetitions."""
+    found = places - rows.skipped
+    return found.masked_fill((found < 0) | (found >= rows.count), EMPTY_ROW)
 
 
 def _leaders(scores: _Scores, top_k: int) -> Int[Tensor, "k query"]:
@@ -234,5 +241,5 @@ def _hits(
     scales = rows.scales[first // GROUP :][group].unsqueeze(1)
     upper = members * scales + scores.error[0, query].unsqueeze(1)
     place, member = (upper >= threshold[query].unsqueeze(1)).nonzero(as_tuple=True)
-    row = group[place] * GROUP + member + first
+    row = group[place] * GROUP + member + (first - rows.skipped)
     return Candidates(query[place], row, upper[place, member], queries)

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from gazetteer.distributed.agreement import raise_together
 from gazetteer.errors import IndexFileError
-from gazetteer.index.flat import FlatShard
+from gazetteer.index.flat import FEWEST_ROWS, FlatShard
+from gazetteer.index.loading import copy_vectors, files_of, map_vectors, remember_checked
+from gazetteer.index.manifest import Manifest
 from gazetteer.index.mapped import mapped_matrix
-from gazetteer.index.rounded_rows import CodeType, round_rows
+from gazetteer.index.rounded_rows import CodeType, has_first_pass, round_rows
+from gazetteer.index.rounded_storage import load_rounded
 from gazetteer.index.shards import Shard, shard_range
-from gazetteer.index.storage import Manifest, load_rows
+from gazetteer.index.stored_files import IndexFile, verify_files
 from gazetteer.records import Ranks
 
 IndexDtype = Literal["fp32", "fp16", "bf16", "int8"]
@@ -50,7 +53,8 @@ class FlatMaker:
 
     With "fp32" the vectors are in memory, on the rank's device, with an int8 first pass where that
     is faster. Otherwise only codes of that type are, and the vectors lie in a memory map: hits are
-    the same, a few rows for each are read from the disk.
+    the same, a few rows for each are read from the disk. Of a saved index, a CPU maps the vectors
+    in either case, and int8 codes as well.
 
     Args:
         dtype: what is kept in memory (`--index_dtype`).
@@ -84,10 +88,36 @@ class FlatMaker:
     def load(self, folder: Path, manifest: Manifest) -> FlatShard:
         """See `ShardMaker.load`."""
         problem: IndexFileError | None = None
-        vectors = torch.empty(0, self._dim)
+        shard, states = FlatShard(torch.empty(0, self._dim)), {}
         try:
-            vectors = load_rows(folder, manifest, self._rows, out=self.allocate())
+            states = verify_files(folder, self._files(manifest))
+            shard = self._open(folder, manifest)
         except IndexFileError as error:
             problem = error
         raise_together(problem, self._ranks)
-        return self(vectors)
+        remember_checked(folder, manifest, states)
+        return shard
+
+    def _files(self, manifest: Manifest) -> list[IndexFile]:
+        rounded = manifest.rounded if self._wants_int8 else ()
+        return [*files_of(manifest.files, self._rows), *files_of(rounded, self._rows)]
+
+    @property
+    def _wants_int8(self) -> bool:
+        device, rows = self._ranks.device, len(self._rows)
+        if self._codes is None:
+            return rows >= FEWEST_ROWS and has_first_pass(device)
+        return self._codes == "int8" and rows > 0
+
+    def _open(self, folder: Path, manifest: Manifest) -> FlatShard:
+        """Vectors where this kind wants them, and their codes if they were saved with them."""
+        stays_on_disk = self._codes is not None or self._ranks.device.type == "cpu"
+        vectors = map_vectors(folder, manifest, self._rows) if stays_on_disk else None
+        if vectors is None:
+            vectors = copy_vectors(folder, manifest, self._rows, out=self.allocate())
+        codes = None
+        if self._wants_int8:
+            codes = load_rounded(folder, manifest.rounded, self._rows, self._dim)
+        if codes is None:
+            return self(vectors)
+        return FlatShard(vectors, codes.to(self._ranks.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -17,6 +17,8 @@ BLOCK = 64
 """Rows of which only the largest score raises the threshold."""
 TILE_ROWS = 4096
 """Rows that share an error bound; their scores for 256 queries stay in a CPU's cache."""
+STRIP_ROWS = 512
+"""Rows rounded at once: they and what is made of them stay in a CPU's cache."""
 DEVICES = ("cpu", "cuda")
 LARGEST_CODE = 127
 
@@ -29,13 +31,14 @@ class RoundedRows:
     """Rows in few bits, with what bounds their error.
 
     Attributes:
-        codes: int8, bfloat16 or float16; the last row is repeated up to a whole number of blocks,
-            and int8 columns are padded with zeros to a whole number of 8.
+        codes: int8, bfloat16 or float16; the first and the last row are repeated to a whole number
+            of blocks, and int8 columns are padded with zeros to a whole number of 8.
         scales: float32; a row is about its codes times its group's scale.
         norms: length of the longest row of each tile.
         residuals: largest distance of a row from its rounding, in each tile.
         count: real rows.
         tile_rows: rows of a tile.
+        skipped: repetitions of the first row before it, fewer than a block.
     """
 
     codes: Tensor
@@ -44,6 +47,17 @@ class RoundedRows:
     residuals: Float[Tensor, " tile"]
     count: int
     tile_rows: int = TILE_ROWS
+    skipped: int = 0
+
+    def to(self, device: torch.device) -> RoundedRows:
+        """The same on a device."""
+        return replace(
+            self,
+            codes=self.codes.to(device),
+            scales=self.scales.to(device),
+            norms=self.norms.to(device),
+            residuals=self.residuals.to(device),
+        )
 
 
 @cache
@@ -62,10 +76,44 @@ def has_first_pass(device: torch.device) -> bool:
     return torch.equal(product.cpu().long(), rows @ queries.T)
 
 
+@dataclass(frozen=True, slots=True)
+class RoundedBlocks:
+    """Rows in few bits, from the beginning of a block to the end of another.
+
+    Attributes:
+        codes: see `RoundedRows`.
+        scales: likewise.
+        norms: length of the longest row of each block.
+        residuals: largest distance of a row from its rounding, in each block.
+    """
+
+    codes: Tensor
+    scales: Float[Tensor, " group"]
+    norms: Float[Tensor, " block"]
+    residuals: Float[Tensor, " block"]
+
+    def rows(self, count: int, *, skipped: int = 0) -> RoundedRows:
+        """The `count` rows after `skipped`."""
+        blocks = TILE_ROWS // BLOCK
+        norms, residuals = (
+            pad(of_blocks, (0, -len(of_blocks) % blocks)).view(-1, blocks).amax(dim=1)
+            for of_blocks in (self.norms, self.residuals)
+        )
+        return RoundedRows(self.codes, self.scales, norms, residuals, count, TILE_ROWS, skipped)
+
+
 def round_rows(
     vectors: Float[Tensor, "row dim"], kind: CodeType, *, device: torch.device | None = None
 ) -> RoundedRows | None:
-    """Round all rows, tile by tile.
+    """Round all rows. See `round_blocks`."""
+    blocks = round_blocks(vectors, kind, device=device)
+    return None if blocks is None else blocks.rows(len(vectors))
+
+
+def round_blocks(
+    vectors: Float[Tensor, "row dim"], kind: CodeType, *, device: torch.device | None = None
+) -> RoundedBlocks | None:
+    """Round all rows, strip by strip.
 
     Args:
         vectors: float32; may be a memory map.
@@ -78,31 +126,32 @@ def round_rows(
     count, dim = vectors.shape
     device = vectors.device if device is None else device
     padded = -(-count // BLOCK) * BLOCK
-    width = _padded_dim(dim) if kind == "int8" else dim
+    width = padded_dim(dim) if kind == "int8" else dim
     codes = torch.zeros(padded, width, dtype=CODE_DTYPES[kind], device=device)
     scales = torch.ones(padded // GROUP, device=device)
-    tiles = range(0, count, TILE_ROWS)
-    norms, residuals = torch.empty(2, len(tiles), device=device)
-    for number, start in enumerate(tiles):
-        tile = vectors[start : start + TILE_ROWS].to(device)
-        missing = -len(tile) % BLOCK
+    norms, residuals = torch.empty(2, padded // BLOCK, device=device)
+    for start in range(0, count, STRIP_ROWS):
+        strip = vectors[start : start + STRIP_ROWS].to(device)
+        missing = -len(strip) % BLOCK
         if missing:
-            tile = torch.cat([tile, tile[-1:].expand(missing, -1)])
-        groups = slice(start // GROUP, (start + len(tile)) // GROUP)
+            strip = torch.cat([strip, strip[-1:].expand(missing, -1)])
+        groups = slice(start // GROUP, (start + len(strip)) // GROUP)
         if kind == "int8":
-            largest = tile.view(-1, GROUP * dim).abs().amax(dim=1)
+            largest = strip.view(-1, GROUP * dim).abs().amax(dim=1)
             scales[groups] = largest.clamp_min(1e-30) / LARGEST_CODE
         scale = scales[groups].repeat_interleave(GROUP).unsqueeze(1)
-        rounded = tile / scale
+        rounded = strip / scale
         if kind == "int8":
             rounded = rounded.round_()
         rounded = rounded.to(codes.dtype)
-        codes[start : start + len(tile), :dim] = rounded
-        norms[number] = tile.norm(dim=1).max()
-        residuals[number] = (tile - rounded.float() * scale).norm(dim=1).max()
+        codes[start : start + len(strip), :dim] = rounded
+        blocks = slice(start // BLOCK, (start + len(strip)) // BLOCK)
+        norms[blocks] = strip.norm(dim=1).view(-1, BLOCK).amax(dim=1)
+        off = (strip - rounded.float() * scale).norm(dim=1)
+        residuals[blocks] = off.view(-1, BLOCK).amax(dim=1)
     if not bool((norms + residuals).isfinite().all()):
         return None
-    return RoundedRows(codes, scales, norms, residuals, count, TILE_ROWS)
+    return RoundedBlocks(codes, scales, norms, residuals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +180,11 @@ def round_queries(queries: Float[Tensor, "query dim"], dtype: torch.dtype) -> Ro
     exact = queries / scale
     rounded = exact.round()
     residual = (exact - rounded).norm(dim=1)
-    codes = pad(rounded.to(torch.int8), (0, _padded_dim(queries.shape[1]) - queries.shape[1]))
+    codes = pad(rounded.to(torch.int8), (0, padded_dim(queries.shape[1]) - queries.shape[1]))
     return RoundedQueries(codes, scale.squeeze(1), rounded.norm(dim=1), residual)
 
 
-def _padded_dim(dim: int) -> int:
+def padded_dim(dim: int) -> int:
     """Int8 products want whole numbers of 8; on a CPU torch 2.13 gets vectors of one wrong."""
     return -(-dim // 8) * 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,17 +14,18 @@ from torch import Tensor
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.errors import IndexFileError
+from gazetteer.index.codec import CodecSettings
+from gazetteer.index.compressor import Compressor
 from gazetteer.index.encoders import MAX_TOKENS, load_encoder_of
-from gazetteer.index.flat import FlatShard
-from gazetteer.index.shards import Shard
-from gazetteer.index.storage import (
+from gazetteer.index.making import FlatMaker, ShardMaker
+from gazetteer.index.manifest import (
     IndexIdentity,
     Manifest,
     identity_mismatches,
-    load_rows,
     read_manifest,
 )
-from gazetteer.records import PassageRecord
+from gazetteer.index.shards import Shard
+from gazetteer.records import PassageRecord, Ranks
 from gazetteer.retriever import DualEncoder
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class Searcher:
     Args:
         shard: every row of the index.
         passages: their text.
-        retriever: its query tower embeds; on the shard's device.
+        retriever: its query tower embeds; on any device.
         queries: makes token ids of queries.
     """
 
@@ -57,7 +59,7 @@ class Searcher:
         return self.passages.count
 
     def embed(self, queries: Sequence[str]) -> Float[Tensor, "query dim"]:
-        """Embeddings of queries: float32, on the index's device, without gradient."""
+        """Embeddings of queries: float32, on the retriever's device, without gradient."""
         return self._retriever.embed_for_search(self._queries.encode(queries))
 
     @torch.no_grad()
@@ -79,7 +81,8 @@ class Searcher:
             raise ValueError(f"k must be at least 1, got {k}")
         if not queries or self.count == 0:
             return [[] for _ in queries]
-        scores, rows = self._shard.search(self.embed(queries), min(k, self.count))
+        asked = self.embed(queries).to(self._shard.device)
+        scores, rows = self._shard.search(asked, min(k, self.count))
         records = self.passages.records(rows.flatten().cpu().numpy())
         found = iter(records)
         return [[{"score": score, **next(found)} for score in line] for line in scores.tolist()]
@@ -90,22 +93,26 @@ def open_index(
     model: str | Path,
     *,
     allow_stale: bool = False,
+    exact: bool = False,
     device: str | torch.device = "cpu",
 ) -> Searcher:
     """Open a saved index, with the passages that lie beside it, for searching.
 
-    How the encoder pools, cuts and fills its template is read from the index. Not a collective.
+    How the encoder pools, cuts and fills its template is read from the index. What allows it is
+    mapped into memory, not copied. Not a collective.
 
     Args:
         folder: written by `--save_index_path`, or by `python -m gazetteer.index`.
         model: the retriever that made it, such as `checkpoint/latest/retriever`: folder or hub
             name.
         allow_stale: search although another encoder made the index, with a warning.
+        exact: search the vectors themselves although the index has codes of faiss.
         device: where to search and embed.
 
     Raises:
         IndexFileError: no index, a damaged one, one without passages, or another encoder's.
         CheckpointError: nothing usable under the model's name.
+        OptionError: the index has codes of faiss, which is not installed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -125,12 +132,28 @@ def open_index(
             f"{folder}: vectors of {manifest.embedding_dim} numbers, "
             f"{model} makes {retriever.embedding_dim}"
         )
-    vectors = load_rows(folder, manifest, range(manifest.count))
+    maker = _maker(manifest, torch.device(device), exact=exact)
     return Searcher(
-        FlatShard(vectors.to(device)),
+        maker.load(folder, manifest),
         passages,
         retriever.to(device),
         QueryTokenizer(tokenizer, max_tokens=encoder.max_tokens or MAX_TOKENS),
+    )
+
+
+def _maker(manifest: Manifest, device: torch.device, *, exact: bool) -> ShardMaker:
+    """What searches an index in the way in which it was saved."""
+    count, dim, ranks = manifest.count, manifest.embedding_dim, Ranks(device=device)
+    # For vectors that cannot be mapped from the index.
+    folder = Path(tempfile.gettempdir())
+    if manifest.codec is None or exact:
+        return FlatMaker("fp32", count=count, dim=dim, ranks=ranks, folder=folder)
+    codec = manifest.codec.codec
+    settings = CodecSettings(
+        kind=codec.kind, code_size=codec.code_size, nlist=codec.nlist if codec.has_lists else None
+    )
+    return Compressor(
+        settings, count=count, dim=dim, ranks=ranks, folder=folder, show_progress=False
     )
 
 

@@ -1,27 +1,24 @@
 """A saved index: raw vectors in safetensors and one manifest that vouches for them.
 
 The manifest is written last and replaced atomically, so a folder always shows one whole version.
-Files name their row ranges, so any number of workers loads what any other number saved.
+Files name their row ranges, so any number of workers loads what any other number saved. Loading is
+in loading.py, the manifest in manifest.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gazetteer.distributed.agreement import main_first
-from gazetteer.distributed.collectives import barrier, gather_bytes
-from gazetteer.errors import IndexFileError
-from gazetteer.files import replace_json
+from gazetteer.distributed.collectives import barrier, exchange_rows, gather_bytes
+from gazetteer.files import sync
 from gazetteer.index.codec_storage import (
     CODES,
     QUANTISER,
@@ -30,67 +27,15 @@ from gazetteer.index.codec_storage import (
     save_quantiser,
 )
 from gazetteer.index.compressed import CompressedShard
+from gazetteer.index.file_layout import rows_per_page, rows_written_by, split_rows
+from gazetteer.index.loading import TENSOR
+from gazetteer.index.manifest import IndexIdentity, Manifest, write_manifest
+from gazetteer.index.rounded_storage import ROUNDED, save_rounded
 from gazetteer.index.search import ShardedIndex
-from gazetteer.index.shards import overlap, shard_range
-from gazetteer.index.stored_files import IndexFile, StoredFile, write_rows
+from gazetteer.index.shards import shard_range
+from gazetteer.index.stored_files import IndexFile, Written, write_rows
 from gazetteer.records import Ranks
-
-MANIFEST = "manifest.json"
-FORMAT = "gazetteer-index"
-FORMAT_VERSION = 1
-TENSOR = "embeddings"
-CHECKSUM = "manifest_sha256"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderIdentity:
-    """Everything that decides what vector a passage gets."""
-
-    weights: str
-    tokenizer: str
-    template: str
-    pooling: str
-    normalize: bool
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexIdentity:
-    """What an index was made from: the passages and the encoder.
-
-    Attributes:
-        corpus: fingerprint of the passages and their order.
-        encoder: what embedded them.
-    """
-
-    corpus: str
-    encoder: EncoderIdentity
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a saved index says about itself.
-
-    Attributes:
-        count: passages.
-        embedding_dim: of their vectors.
-        step: training step at which they were embedded.
-        identity: what they were made from.
-        files: of vectors.
-        codec: of a compressed index.
-    """
-
-    count: int
-    embedding_dim: int
-    step: int
-    identity: IndexIdentity
-    files: tuple[IndexFile, ...]
-    codec: StoredCodec | None = None
-
-    @property
-    def all_files(self) -> tuple[StoredFile, ...]:
-        """Every file of this version but the manifest."""
-        return (*self.files, *(self.codec.files if self.codec else ()))
+from gazetteer.stamps import write_stamp
 
 
 def save_index(
@@ -107,7 +52,7 @@ def save_index(
     Collective: every rank must call this.
 
     Args:
-        index: filled on every rank.
+        index: filled on every rank; its vectors may be a map of the version that is replaced.
         folder: created if missing; shared by all ranks.
         identity: what the vectors were made from.
         step: training step (in the unit of the flags) at which they were embedded.
@@ -116,38 +61,85 @@ def save_index(
     """
     main_first(lambda: folder.mkdir(parents=True, exist_ok=True), ranks)
     mine = shard_range(max(files, ranks.world_size), ranks.rank, ranks.world_size)
-    layout = {n: shard_range(len(index.rows), i, len(mine)) for i, n in enumerate(mine)}
-    written = []
-    for number, local in layout.items():
-        vectors = index.embeddings[local.start : local.stop]
-        first_row = index.rows.start + local.start
+    dim, shard = index.embeddings.shape[1], index.shard
+    page = rows_per_page(index.count, dim, parts=ranks.world_size)
+    rows = rows_written_by(index.rows, index.count, page)
+    vectors = _Window(index, rows, ranks)
+    wants_rounded = page > 1 and not isinstance(shard, CompressedShard)
+    written: list[Written[IndexFile]] = []
+    rounded: list[Written[IndexFile]] = []
+    for number, part in zip(mine, split_rows(rows, len(mine), page), strict=True):
+        block = vectors.part(part)
         stem = folder / f"{TENSOR}.{number:05d}"
-        written.append(write_rows(stem, TENSOR, vectors, first_row))
-    listed = _listed_by_all(written)
-    shard, codec = index.shard, None
+        written.append(write_rows(stem, TENSOR, block, part.start, is_mappable=page > 1))
+        rounded += save_rounded(block, folder, number, part.start) if wants_rounded else []
+    codes, quantiser = [], None
     if isinstance(shard, CompressedShard):
-        codes = _listed_by_all(save_codes(shard, folder, layout, index.rows.start))
-        if ranks.is_main:
-            codec = StoredCodec(
-                codec=shard.codec, quantiser=save_quantiser(shard, folder), codes=codes
-            )
+        layout = {n: shard_range(len(index.rows), i, len(mine)) for i, n in enumerate(mine)}
+        codes = save_codes(shard, folder, layout, index.rows.start)
+        quantiser = save_quantiser(shard, folder) if ranks.is_main else None
+    # Names are on the disk before the manifest that tells of them.
+    sync(folder)
+    every_vector, every_rounded, every_code = map(_listed_by_all, (written, rounded, codes))
     if ranks.is_main:
+        codec = None
+        if isinstance(shard, CompressedShard) and quantiser is not None:
+            codec = StoredCodec(
+                codec=shard.codec,
+                quantiser=quantiser.file,
+                codes=tuple(code.file for code in every_code),
+            )
         manifest = Manifest(
             count=index.count,
-            embedding_dim=index.embeddings.shape[1],
+            embedding_dim=dim,
             step=step,
             identity=identity,
-            files=listed,
+            files=tuple(vector.file for vector in every_vector),
             codec=codec,
+            rounded=_if_whole(every_rounded, index.count),
         )
-        _publish(folder, manifest)
+        _publish(folder, manifest, [*every_vector, *every_rounded, *every_code])
     barrier()
 
 
-def _listed_by_all(written: Sequence[IndexFile]) -> tuple[IndexFile, ...]:
+class _Window:
+    """Vectors of the rows that this rank writes: its own, but for the first and last few.
+
+    Collective.
+    """
+
+    def __init__(self, index: ShardedIndex, rows: range, ranks: Ranks) -> None:
+        self._own, self._first = index.embeddings, index.rows.start
+        world, rank = ranks.world_size, ranks.rank
+        # What belongs on the last page of the rank before goes there.
+        send, receive = [0] * world, [0] * world
+        if rank > 0:
+            send[rank - 1] = rows.start - index.rows.start
+        if rank < world - 1:
+            receive[rank + 1] = rows.stop - index.rows.stop
+        self._more = self._own[:0]
+        if world > 1:
+            self._more = exchange_rows(self._own[: sum(send)], send, receive)
+
+    def part(self, rows: range) -> Float[Tensor, "row dim"]:
+        first, last = rows.start - self._first, rows.stop - self._first
+        here = len(self._own)
+        if last <= here:
+            return self._own[first:last]
+        return torch.cat([self._own[first:], self._more[max(0, first - here) : last - here]])
+
+
+def _listed_by_all(written: Sequence[Written[IndexFile]]) -> list[Written[IndexFile]]:
     """The files that all ranks wrote, on rank 0; none elsewhere. Collective."""
-    gathered = gather_bytes(json.dumps([asdict(file) for file in written]).encode())
-    return tuple(IndexFile(**file) for part in gathered or [] for file in json.loads(part))
+    gathered = gather_bytes(json.dumps([[asdict(w.file), w.state] for w in written]).encode())
+    listed = [entry for part in gathered or [] for entry in json.loads(part)]
+    return [Written(IndexFile(**file), state) for file, state in listed]
+
+
+def _if_whole(rounded: Sequence[Written[IndexFile]], count: int) -> tuple[IndexFile, ...]:
+    """All or none: a part cannot be rounded where a number is not finite."""
+    files = tuple(entry.file for entry in rounded)
+    return files if sum(file.rows for file in files) == count else ()
 
 
 def save_rows(
@@ -158,6 +150,7 @@ def save_rows(
     step: int,
     embedding_dim: int,
     codec: StoredCodec | None = None,
+    is_mappable: bool = False,
 ) -> None:
     """Write an index from a stream of its rows, one file for each part, in whatever dtype they are.
 
@@ -170,159 +163,38 @@ def save_rows(
         step: when.
         embedding_dim: of the vectors.
         codec: of a compressed index; its files are in the folder already.
+        is_mappable: parts are whole numbers of pages, but for the last (`file_layout`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written, first_row = [], 0
+    first_row = 0
+    written: list[Written[IndexFile]] = []
+    rounded: list[Written[IndexFile]] = []
     for number, vectors in enumerate(parts):
         stem = folder / f"{TENSOR}.{number:05d}"
-        written.append(write_rows(stem, TENSOR, vectors, first_row))
+        written.append(write_rows(stem, TENSOR, vectors, first_row, is_mappable=is_mappable))
+        if is_mappable and codec is None:
+            rounded += save_rounded(vectors.float(), folder, number, first_row)
         first_row += len(vectors)
+    sync(folder)
     manifest = Manifest(
         count=first_row,
         embedding_dim=embedding_dim,
         step=step,
         identity=identity,
-        files=tuple(written),
+        files=tuple(entry.file for entry in written),
         codec=codec,
+        rounded=_if_whole(rounded, first_row),
     )
-    _publish(folder, manifest)
+    _publish(folder, manifest, [*written, *rounded])
 
 
-def _publish(folder: Path, manifest: Manifest) -> None:
+def _publish(folder: Path, manifest: Manifest, written: Sequence[Written[IndexFile]]) -> None:
     """Make this version the one that the folder shows, and remove what the last one left."""
-    document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-    replace_json(folder / MANIFEST, document | {CHECKSUM: _checksum(document)})
-    _remove_other_versions(folder, keep={file.name for file in manifest.all_files})
-
-
-def _checksum(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's content, however it is laid out."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _remove_other_versions(folder: Path, keep: set[str]) -> None:
-    for prefix in (TENSOR, CODES, QUANTISER):
+    write_manifest(folder, manifest)
+    keep = {file.name for file in manifest.all_files}
+    for prefix in (TENSOR, ROUNDED, CODES, QUANTISER):
         for path in folder.glob(f"{prefix}.*"):
             if path.name not in keep:
                 path.unlink()
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check a manifest (not the vectors).
-
-    Raises:
-        IndexFileError: there is none, or it is not one of ours, or its files do not cover all rows.
-    """
-    path = folder / MANIFEST
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
-    except ValueError as error:
-        raise IndexFileError(f"{path}: not a readable manifest ({error})") from None
-    try:
-        kind = document["format"], document["format_version"]
-        if kind != (FORMAT, FORMAT_VERSION):
-            raise IndexFileError(
-                f"{path}: found {kind[0]} version {kind[1]}, "
-                f"expected {FORMAT} version {FORMAT_VERSION}"
-            )
-        manifest = _parse_manifest(document)
-        problem = _uncovered_rows(manifest)
-        expected = document.pop(CHECKSUM)
-        if problem is None and expected != _checksum(document):
-            problem = f"damaged manifest (its content is not what its {CHECKSUM} vouches for)"
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise IndexFileError(f"{path}: damaged manifest ({_describe(error)})") from None
-    if problem is not None:
-        raise IndexFileError(f"{path}: {problem}")
-    return manifest
-
-
-def _describe(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _parse_manifest(document: dict[str, Any]) -> Manifest:
-    identity = document["identity"]
-    return Manifest(
-        count=int(document["count"]),
-        embedding_dim=int(document["embedding_dim"]),
-        step=int(document["step"]),
-        identity=IndexIdentity(
-            corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
-        ),
-        files=tuple(IndexFile.parse(file) for file in document["files"]),
-        codec=None if document.get("codec") is None else StoredCodec.parse(document["codec"]),
-    )
-
-
-def _uncovered_rows(manifest: Manifest) -> str | None:
-    """What keeps the files from holding each row once, or None."""
-    problem = _uncovered(manifest.files, manifest.count)
-    if problem is None and manifest.codec is not None and manifest.codec.codes:
-        problem = _uncovered(manifest.codec.codes, manifest.count)
-        return None if problem is None else f"codes: {problem}"
-    return problem
-
-
-def _uncovered(files: Sequence[IndexFile], count: int) -> str | None:
-    position = 0
-    for first_row, rows in sorted((file.first_row, file.rows) for file in files):
-        if first_row > position:
-            return f"rows {position}..{first_row - 1} are in no file"
-        if first_row < position:
-            return f"rows {first_row}..{position - 1} are in two files"
-        position += rows
-    if position != count:
-        return f"files hold {position} rows, expected {count}"
-    return None
-
-
-def identity_mismatches(found: IndexIdentity, expected: IndexIdentity) -> list[str]:
-    """Each way in which a saved index differs from model and corpus in use, both values named."""
-    pairs = [("corpus", found.corpus, expected.corpus)]
-    pairs += [
-        (f"encoder {name}", value, getattr(expected.encoder, name))
-        for name, value in asdict(found.encoder).items()
-    ]
-    return [f"{name}: index has {a}, in use is {b}" for name, a, b in pairs if a != b]
-
-
-def load_rows(
-    folder: Path,
-    manifest: Manifest,
-    rows: range,
-    *,
-    out: Float[Tensor, "row dim"] | None = None,
-) -> Float[Tensor, "row dim"]:
-    """Vectors of a contiguous range of rows, on the CPU, each file checked against its hash.
-
-    Args:
-        folder: of the index.
-        manifest: its manifest.
-        rows: contiguous.
-        out: where to put them, such as a memory map; one file at a time is in memory.
-
-    Raises:
-        IndexFileError: a file is missing, truncated or differs from its hash.
-    """
-    result = torch.empty(len(rows), manifest.embedding_dim) if out is None else out
-    for file in manifest.files:
-        shared = overlap(range(file.first_row, file.first_row + file.rows), rows)
-        if len(shared) == 0:
-            continue
-        file.verify(folder)
-        local = slice(shared.start - file.first_row, shared.stop - file.first_row)
-        try:
-            with safe_open(folder / file.name, framework="pt") as tensors:
-                part = tensors.get_slice(TENSOR)[local]
-        except SafetensorError as error:
-            raise IndexFileError(f"{folder / file.name}: {error}") from None
-        if part.shape[1:] != result.shape[1:]:
-            raise IndexFileError(
-                f"{folder / file.name}: vectors of shape {tuple(part.shape[1:])}, "
-                f"the manifest says {manifest.embedding_dim}"
-            )
-        result[shared.start - rows.start : shared.stop - rows.start] = part
-    return result
+    states = {entry.file.name: entry.state for entry in written if entry.state is not None}
+    write_stamp(folder, {name: state for name, state in states.items() if name in keep})

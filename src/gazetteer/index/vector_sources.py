@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gazetteer.errors import IndexFileError
-from gazetteer.index.shards import overlap, shard_range
-from gazetteer.index.storage import TENSOR, Manifest
+from gazetteer.index.file_layout import split_rows
+from gazetteer.index.loading import TENSOR
+from gazetteer.index.manifest import Manifest
+from gazetteer.index.shards import overlap
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Names of safetensors."""
@@ -75,10 +77,18 @@ class VectorSource:
         _require_finite(result, rows, dtype)
         return result
 
-    def parts(self, files: int, dtype: torch.dtype) -> Iterator[Float[Tensor, "row dim"]]:
-        """All vectors, in so many parts of nearly equal size, one in memory at a time."""
-        for number in range(files):
-            yield self.rows(shard_range(self.count, number, files), dtype)
+    def parts(
+        self, files: int, dtype: torch.dtype, *, page: int = 1
+    ) -> Iterator[Float[Tensor, "row dim"]]:
+        """All vectors, in so many parts of nearly equal size, one in memory at a time.
+
+        Args:
+            files: number of parts.
+            dtype: of them.
+            page: rows of which each part but the last has a whole number.
+        """
+        for rows in split_rows(range(self.count), files, page):
+            yield self.rows(rows, dtype)
 
 
 def _require_finite(vectors: Float[Tensor, "row dim"], rows: range, dtype: torch.dtype) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from gazetteer.data.built_folders import require_built
 from gazetteer.data.passages import PASSAGES_FOLDER
 from gazetteer.errors import IndexFileError
+from gazetteer.index.manifest import Manifest, read_manifest
 from gazetteer.index.searcher import open_passages
-from gazetteer.index.storage import Manifest, read_manifest
 from gazetteer.index.stored_files import IndexFile, StoredFile
 from gazetteer.index.vector_sources import stored_dtype
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from gazetteer.errors import IndexFileError
 from gazetteer.files import file_digest
 from gazetteer.index import (
+    Manifest,
     ShardedIndex,
     faiss_codec,
     load_rows,
     read_manifest,
     save_index,
-    storage,
     stored_files,
 )
+from gazetteer.index import manifest as manifests
 from gazetteer.index.codec import CodecKind, CodecSettings
 from gazetteer.index.codec_storage import StoredCodec
 from gazetteer.index.compressor import Compressor
@@ -177,8 +179,8 @@ def test_an_index_saved_before_there_were_codes_is_read(folder: Path) -> None:
 def rewrite(path: Path, document: dict[str, Any]) -> None:
     """A manifest with another content whose checksum is right."""
     document.pop("checksum", None)
-    document.pop(storage.CHECKSUM, None)
-    document[storage.CHECKSUM] = storage._checksum(document)
+    document.pop(manifests.CHECKSUM, None)
+    document[manifests.CHECKSUM] = manifests._checksum(document)
     path.write_text(json.dumps(document))
 
 
@@ -228,7 +230,7 @@ def test_missing_and_short_files_are_named(folder: Path) -> None:
     load(folder)
 
 
-def with_file(folder: Path, number: int | None, path: Path) -> storage.Manifest:
+def with_file(folder: Path, number: int | None, path: Path) -> Manifest:
     """The manifest, naming another file with its right hash; None stands for the quantiser."""
     manifest, codec = read_manifest(folder), stored(folder)
     digest, size = file_digest(path)
@@ -323,10 +325,10 @@ def test_a_kill_at_any_point_leaves_one_whole_version(
         return counted
 
     for owner, name in [
-        (stored_files, "save_file"),
-        (stored_files, "sync"),
-        (storage, "replace_json"),
-        (Path, "write_bytes"),
+        (stored_files, "write_tensors"),
+        (os, "fsync"),
+        (manifests, "replace_json"),
+        (stored_files, "write_hashed"),
         (Path, "replace"),
         (Path, "unlink"),
     ]:

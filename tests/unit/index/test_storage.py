@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gazetteer.errors import IndexFileError
+from gazetteer.files import file_digest
 from gazetteer.index import (
     EncoderIdentity,
     IndexIdentity,
@@ -20,9 +22,9 @@ from gazetteer.index import (
     load_rows,
     read_manifest,
     save_index,
-    storage,
     stored_files,
 )
+from gazetteer.index import manifest as manifests
 from gazetteer.records import Ranks
 
 COUNT, DIM, FILES = 11, 4, 3
@@ -124,7 +126,7 @@ def test_a_missing_file_is_found_where_it_is_needed(saved: Path) -> None:
 def test_a_file_without_vectors_is_refused_though_its_hash_is_right(saved: Path) -> None:
     manifest = read_manifest(saved)
     (saved / "notes").write_text("no vectors here")
-    digest, size = stored_files.file_digest(saved / "notes")
+    digest, size = file_digest(saved / "notes")
     file = replace(manifest.files[0], name="notes", bytes=size, sha256=digest)
     with pytest.raises(IndexFileError, match="notes: "):
         load_rows(saved, replace(manifest, files=(file,)), range(2))
@@ -251,9 +253,9 @@ class Killer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10**9
         for owner, name in [
-            (stored_files, "save_file"),
-            (stored_files, "sync"),
-            (storage, "replace_json"),
+            (stored_files, "write_tensors"),
+            (os, "fsync"),
+            (manifests, "replace_json"),
             (Path, "replace"),
             (Path, "unlink"),
         ]:
