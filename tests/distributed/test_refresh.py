@@ -1,14 +1,20 @@
 """Refreshes by processes set aside: real trainings on gloo ranks."""
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from gazetteer.records import Ranks
-from tests.support.ranks import run_on_ranks
+from tests.support.ranks import free_port, run_on_ranks
 from tests.support.runs import make_world, run_train
 
 DEDICATED = {
@@ -33,7 +39,7 @@ def watched_run(ranks: Ranks, world: Path, name: str, **flags) -> list[dict] | i
     from gazetteer.indexing.keeper import IndexKeeper
 
     if ranks.is_set_aside:
-        return run_train(world, ranks, name=name, **flags)
+        return signalled_run(ranks, world, name, **flags)
     now, adopted = [0], []
     original_tend, original_serve = IndexKeeper.tend, IndexKeeper._serve
 
@@ -61,13 +67,27 @@ def watched_run(ranks: Ranks, world: Path, name: str, **flags) -> list[dict] | i
 
     IndexKeeper.tend, IndexKeeper._serve = tend, serve
     try:
-        run_train(world, ranks, name=name, **flags)
+        assert run_train(world, ranks, name=name, **flags) == 0
     finally:
         IndexKeeper.tend, IndexKeeper._serve = original_tend, original_serve
     return adopted
 
 
-def job(ranks, world):
+def signalled_run(ranks: Ranks, world: Path, name: str, **flags) -> int:
+    """What a process set aside does; signals are for the trainers to heed."""
+    from gazetteer.indexing import helping
+
+    original = helping.embed
+
+    def embed(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    helping.embed = embed
+    return run_train(world, ranks, name=name, **flags)
+
+
+def job(ranks: Ranks, world: Path) -> list[dict] | int:
     return watched_run(ranks, world, "dedicated", **DEDICATED)
 
 
@@ -90,3 +110,101 @@ def test_versions_are_adopted_whole_at_the_same_step(world: Path) -> None:
     assert not (world / "experiments" / "dedicated" / "refresh").exists()
     state = world / "experiments" / "dedicated" / "checkpoint" / "latest" / "state.json"
     assert json.loads(state.read_text())["position"]["examples"] == 30 * 2 * 2
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Program:
+    """Processes of one start of train.py, as a launcher would start them."""
+
+    def __init__(self, world: Path, processes: int, *, nap_seconds: float, **flags: object) -> None:
+        port = free_port()
+        words = ["--refresh_workers", str(processes - 1)]
+        for name, value in flags.items():
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, ROOT / "tests/support/slow_refresh.py", str(nap_seconds), *words],
+                env=os.environ
+                | {
+                    "PYTHONPATH": str(ROOT / "src"),
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(processes),
+                    "LOCAL_WORLD_SIZE": str(processes),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "OMP_NUM_THREADS": "1",
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(processes)
+        ]
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def wait_for(self, holds: Callable[[], object], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            ended = [p for p in self.processes if p.poll() is not None]
+            assert not ended, ended[0].communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end_of(self, rank: int) -> tuple[int, list[str]]:
+        """Exit code, and what it said in the end."""
+        _, text = self.processes[rank].communicate(timeout=60)
+        return self.processes[rank].returncode, text.splitlines()[-1:]
+
+
+def test_processes_that_are_killed_are_missed_and_the_same_command_goes_on(world: Path) -> None:
+    folder = world / "experiments" / "killed"
+    flags = DEDICATED | {
+        "task": "qa", "name": "killed", "checkpoint_dir": world / "experiments",
+        "train_data": world / "train.jsonl", "eval_data": world / "dev.jsonl",
+        "passages": world / "passages.jsonl", "reader_model_type": world / "reader",
+        "retriever_model_path": world / "retriever", "n_context": 2, "retriever_n_context": 3,
+        "text_maxlength": 64, "save_freq": 10, "total_steps": 100_000, "no_progress": True,
+        "collective_timeout_seconds": 3,
+    }  # fmt: skip
+
+    def log() -> str:
+        return (folder / "run.log").read_text() if (folder / "run.log").exists() else ""
+
+    def pieces() -> int:
+        return len(list((folder / "refresh").glob("*/rows.*")))
+
+    with Program(world, 2, nap_seconds=0.3, **flags) as first:
+        first.wait_for(lambda: "saved" in log() and pieces() >= 3)
+        first.processes[1].kill()
+        code, words = first.end_of(0)
+    assert code == 2
+    assert words == [
+        "train.py: error: embedding worker 0 of 1 (--refresh_workers) was not heard of for 3 s "
+        "(--collective_timeout_seconds)"
+    ]
+    assert log().count("is late: that of step 5 is still being embedded") == 1
+    assert "searching the index of step 5" not in log()
+    left = pieces()
+    with Program(world, 3, nap_seconds=0, **flags) as second:
+        second.wait_for(lambda: "searching the index of step 5" in log())
+        kept = re.findall(r"refresh of step 5 ordered; .* (\d+) rows were embedded before", log())
+        assert [int(rows) for rows in kept] == [5 * left]
+        # What fell due meanwhile begins then.
+        second.wait_for(lambda: log().count("searching the index of step") >= 2)
+        second.processes[0].kill()
+        ends = [second.end_of(rank) for rank in (1, 2)]
+    assert [code for code, _ in ends] == [2, 2]
+    for worker, (_, words) in enumerate(ends):
+        assert words[0].startswith(
+            f"train.py: error: embedding worker {worker}: the trainers are gone ("
+        )

@@ -17,7 +17,7 @@ from gazetteer.errors import (
     OptionError,
     TrainingDivergedError,
 )
-from gazetteer.indexing import IndexKeeper
+from gazetteer.indexing import IndexKeeper, embedding
 from gazetteer.training import loop
 from tests.support.runs import logged, make_world, results, run_evaluate, run_train
 
@@ -170,6 +170,46 @@ def _assert_equal_weights(first: Path, second: Path) -> None:
         left, right = load_file(first / file), load_file(second / file)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), file
+
+
+@pytest.mark.parametrize("mode", ["blocking", "interleaved"])
+def test_what_was_embedded_when_a_run_was_killed_is_not_embedded_again(
+    world: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Forty passages, in five pieces or slices; versions of steps 0, 3, 6 and 9, or of 0 and 6.
+    flags = INTERRUPTED | {"refresh_mode": mode, "refresh_steps": 5, "total_steps": 12}
+    flags |= {"refresh_index": "3" if mode == "blocking" else "6"}
+    monkeypatch.setattr(embedding, "KEEP_SECONDS", 0)
+    monkeypatch.setattr(embedding, "CHUNK_ROWS", 8)
+    original, calls, killed_at = embedding.embed, [0], [0]
+
+    def embed(*arguments):
+        calls[0] += 1
+        if calls[0] == killed_at[0]:
+            raise RuntimeError("killed")
+        return original(*arguments)
+
+    monkeypatch.setattr(embedding, "embed", embed)
+    run_train(world, name=f"{mode}-at-once", **flags)
+    at_once = calls[0]
+    assert at_once == (20 if mode == "blocking" else 10)
+    # In the fourth piece of the first version, of which none is known to any checkpoint, and in
+    # the fourth of the second, whose weights the run comes to again.
+    for killed_at[0], kept in ((4, 3), (9, 3)):
+        calls[0] = 0
+        with pytest.raises(RuntimeError, match="killed"):
+            run_train(world, name=f"{mode}-{killed_at[0]}", **flags)
+        refresh = world / "experiments" / f"{mode}-{killed_at[0]}" / "refresh"
+        assert len(list(refresh.glob("*/rows.*"))) == kept
+        before, killed_at[0] = killed_at[0], 0
+        calls[0] = 0
+        run_train(world, name=f"{mode}-{before}", **flags)
+        # The second time, the version that served is embedded again, as nothing saved it.
+        assert calls[0] == at_once - kept
+        assert not refresh.exists()
+        _assert_equal_weights(
+            checkpoint(world, f"{mode}-at-once"), checkpoint(world, f"{mode}-{before}")
+        )
 
 
 def refreshed_at(world: Path, name: str, monkeypatch: pytest.MonkeyPatch, **flags) -> list[int]:

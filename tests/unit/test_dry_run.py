@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -145,3 +146,10 @@ def test_a_saved_index_must_fit_retriever_and_passages(world: Path, tmp_path: Pa
     config.write_text(json.dumps(values | {"hidden_size": 2 * values["hidden_size"]}))
     with pytest.raises(IndexFileError, match="the retriever makes"):
         lines(world, **loaded, retriever_model_path=config.parent)
+
+
+def test_processes_set_aside_are_counted_and_their_disk_is_planned(world: Path) -> None:
+    flags = {"train_retriever": True, "refresh_mode": "dedicated", "refresh_index": "5"}
+    text = "\n".join(lines(world, ranks=Ranks(world_size=3, set_aside=2), **flags))
+    assert "workers: 3 on cpu, 2 more only embed" in text
+    assert re.search(r"disk for .*/refresh: 0\.00 GiB, [\d.]+ GiB are free", text)

@@ -180,3 +180,9 @@ def test_a_gap_in_the_refresh_schedule_is_said():
     assert "steps 50-100 of 100" in notes("0-50:10")[0]
     assert notes("0-10:5,20-100:5", train_retriever=False) == []
     assert notes("0-10:5,20-100:5", freeze_retriever_steps=20) == []
+
+
+def test_refresh_workers_alone_are_noted():
+    note = "refresh_workers 2: no effect without --refresh_mode dedicated"
+    assert note in resolved(refresh_workers=2)[1]
+    assert note not in resolved(refresh_workers=2, refresh_mode="dedicated")[1]

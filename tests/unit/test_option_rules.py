@@ -376,3 +376,21 @@ def test_files_whose_results_would_replace_each_other_are_refused(violations, pr
 
 def test_the_experiment_has_a_name(violations):
     assert violations(name="") == ["--name ('') must not be empty"]
+
+
+def test_processes_are_not_set_aside_for_nothing(violations):
+    dedicated = {"refresh_mode": "dedicated", "train_retriever": True, "refresh_index": "5"}
+    assert violations(**dedicated) == []
+    assert violations("evaluate", refresh_mode="dedicated") == []
+    assert violations(**dedicated | {"refresh_index": "-1", "staleness_sample": 9,
+                                     "refresh_below_overlap": 0.5}) == []  # fmt: skip
+    (line,) = violations(**dedicated | {"refresh_index": "-1"})
+    assert line.startswith("--refresh_mode (dedicated) must come with --refresh_index")
+    for change in (
+        {"train_retriever": False},
+        {"query_side_retriever_training": True},
+        {"closed_book": True},
+        {"use_file_passages": True},
+    ):
+        (line,) = violations(**dedicated | change)
+        assert line.startswith("--refresh_mode (dedicated) must come with --train_retriever, and")

@@ -1,8 +1,10 @@
 import sys
+from pathlib import Path
 
 import pytest
 
 from gazetteer.program import run_program, speaks_for_machine
+from tests.support.tiny_data import questions, write_jsonl
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -43,3 +45,23 @@ def test_mistakes_in_options_are_shown_once_and_end_every_rank(
     assert found == code
     shown = capsys.readouterr()
     assert bool(shown.out + shown.err) is (rank == 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_too_few_processes_are_named_once_and_end_every_rank(
+    monkeypatch, capsys, tmp_path: Path, rank
+):
+    write_jsonl(tmp_path / "train.jsonl", questions(2))
+    words = f"--task qa --reader_model_type t5-small --train_retriever --refresh_index 5 \
+        --refresh_mode dedicated --refresh_workers 2 --train_data {tmp_path}/train.jsonl \
+        --passages {tmp_path}/train.jsonl --checkpoint_dir {tmp_path}".split()
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 1,
+                        "MASTER_ADDR": "127.0.0.1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    assert run_program("train", lambda options, ranks: 0) == 2
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == (1 if rank == 0 else 0)
+    assert rank or shown.startswith(
+        "train.py: error: --refresh_workers (2) must be below 2, the number of processes started:"
+    )

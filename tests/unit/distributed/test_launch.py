@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from gazetteer.distributed import launch
 from gazetteer.distributed.launch import LaunchPlan, plan_launch, process_group
-from gazetteer.errors import LaunchError
+from gazetteer.errors import LaunchError, OptionError
 from gazetteer.records import Ranks
 from tests.support.ranks import free_port
 
@@ -267,3 +267,33 @@ def test_after_an_error_nccl_does_not_wait_for_pending_work(
         monkeypatch.setattr(dist, "get_backend", lambda backend=backend: backend)
         launch._abandon()
     assert calls == ["abort", "destroy"]
+
+
+def test_the_last_processes_are_set_aside() -> None:
+    def ranks(rank: int) -> Ranks:
+        plan = LaunchPlan(
+            launcher="torchrun", rank=rank, world_size=5, local_rank=rank, local_world_size=5
+        )
+        return launch._ranks(plan, set_aside=2)
+
+    found = [ranks(rank) for rank in range(5)]
+    assert [r.is_set_aside for r in found] == [False, False, False, True, True]
+    assert [(r.rank, r.world_size) for r in found] == [(0, 3), (1, 3), (2, 3), (0, 2), (1, 2)]
+    assert [r.local_rank for r in found] == list(range(5))
+    assert [r.is_main for r in found] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(("processes", "set_aside"), [(1, 1), (2, 2), (2, 3)])
+def test_somebody_has_to_train(
+    processes: int, set_aside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(processes))
+    expected = rf"^--refresh_workers \({set_aside}\) must be below {processes}, .*"
+    with pytest.raises(OptionError, match=expected) as found, process_group(set_aside=set_aside):
+        pass
+    assert found.value.is_shared and "\n" not in str(found.value)

@@ -53,7 +53,7 @@ def embedder(world: World, chunks: ChunkFolder | None, rows: range, out: Tensor)
     return RowEmbedder(tower, world.tokens, rows, world.retriever.batch, out=out, chunks=chunks)
 
 
-@pytest.mark.parametrize("done", range(8))
+@pytest.mark.parametrize("done", [0, 1, 4, 7])
 def test_what_a_kill_left_is_not_embedded_again(
     world: World, tmp_path: Path, embedded: list[int], done: int
 ) -> None:
