@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForConditionalGeneration
 
 from gazetteer import build
+from gazetteer.build_search import REFRESH_FOLDER, codec_settings
 from gazetteer.data.corpus import CorpusSize, cached_folder, estimate_passages
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, stated_facts
@@ -255,7 +256,7 @@ def _needs(
 def _refresh_disk(options: Options, passages: int, retriever: ModelSize) -> str:
     """What processes set aside write of each version."""
     needed = passages * retriever.dim * 4 + retriever.weights * 4
-    folder = build.experiment_folder(options) / build.REFRESH_FOLDER
+    folder = options.experiment.folder / REFRESH_FOLDER
     free = shutil.disk_usage(_existing_parent(folder)).free
     if needed > free:
         raise GazetteerError(
@@ -267,7 +268,7 @@ def _refresh_disk(options: Options, passages: int, retriever: ModelSize) -> str:
 
 def _codec(options: Options, passages: int, dim: int) -> Codec | None:
     """The quantiser of a compressed index; None without one."""
-    settings = build.codec_settings(options)
+    settings = codec_settings(options)
     if settings is None:
         return None
     load_faiss()

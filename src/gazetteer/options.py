@@ -61,6 +61,11 @@ class ExperimentOptions:
     save_freq: int = flag(5000, "steps between two checkpoints")
     no_progress: bool = flag(False, "show no progress bars (new)")
 
+    @property
+    def folder(self) -> Path:
+        """Where all that the run writes goes, but for the cache."""
+        return Path(self.checkpoint_dir) / self.name
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:

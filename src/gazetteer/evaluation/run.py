@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gazetteer import build
+from gazetteer.build_search import Retrieving, build_retrieving
 from gazetteer.compute import seed_everything, use_fast_float32_matmul
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
-from gazetteer.data_files import open_data
+from gazetteer.data_files import open_data, shows_progress
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
 from gazetteer.options import Options
 from gazetteer.records import Ranks
@@ -40,7 +41,7 @@ def build_evaluation(
     options: Options,
     ranks: Ranks,
     models: build.Models,
-    retrieving: build.Retrieving | None,
+    retrieving: Retrieving | None,
     task: Task,
     files: ExampleFiles,
 ) -> Evaluation:
@@ -56,7 +57,7 @@ def build_evaluation(
         n_context=options.reader.n_context,
         batch_size=options.data.per_gpu_batch_size,
         ranks=ranks,
-        show_progress=build.shows_progress(options, ranks),
+        show_progress=shows_progress(options, ranks),
         write_passages=not options.data.dont_write_passages,
     )
     return Evaluation(
@@ -115,12 +116,14 @@ def evaluate(options: Options, ranks: Ranks) -> int:
     """
     start_log(ranks)
     data = open_data(options, ranks, is_training=False)
-    folder = start_experiment(build.experiment_folder(options), options, ranks)
+    folder = start_experiment(options.experiment.folder, options, ranks)
     use_fast_float32_matmul()
     seed_everything(options.experiment.seed + ranks.rank)
     checkpoint = build.model_folder(options)
     models = build.build_models(options, ranks, checkpoint)
-    retrieving = build.build_retrieving(options, ranks, models, data)
+    retrieving = build_retrieving(
+        options, ranks, models.retriever, models.retriever_tokenizer, data
+    )
     evaluations = [
         build_evaluation(options, ranks, models, retrieving, data.task, files)
         for files in data.evaluations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gazetteer import build
+from gazetteer.build_search import build_passage_tokens, retriever_max_tokens
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import open_corpus
@@ -55,13 +56,13 @@ def embed_for_trainers(options: Options, ranks: Ranks) -> int:
 
 def _carry_out(order: Order, options: Options, corpus: PassageStore, ranks: Ranks) -> None:
     retriever, tokenizer = build.load_encoders(options, ranks, str(order.folder / ENCODER_FOLDER))
-    tokens = build.build_passage_tokens(
+    tokens = build_passage_tokens(
         options,
         _alone(ranks),
         corpus,
         tokenizer,
         options.reader.retriever_format,
-        build.retriever_max_tokens(options),
+        retriever_max_tokens(options),
     )
     retriever = retriever.to(ranks.device)
     carry_out(order, retriever, corpus, tokens, ranks, current_helper().is_over)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from gazetteer.build import experiment_folder
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.sampling import draw_batch
 from gazetteer.data_files import open_data
@@ -40,7 +39,7 @@ def train(options: Options, ranks: Ranks) -> int:
         return embed_for_trainers(options, ranks)
     start_log(ranks)
     data = open_data(options, ranks, is_training=True)
-    folder = start_experiment(experiment_folder(options), options, ranks)
+    folder = start_experiment(options.experiment.folder, options, ranks)
     use_fast_float32_matmul()
     run = build_training(options, ranks, data)
     step = run.state.position.micro_batches

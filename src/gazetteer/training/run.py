@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from gazetteer import build
+from gazetteer.build_search import Retrieving, build_retrieving
 from gazetteer.compute import seed_everything
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import RunData
@@ -68,7 +69,7 @@ class TrainingRun:
     plan: StepPlan
     models: build.Models
     step: nn.Module
-    retrieving: build.Retrieving | None
+    retrieving: Retrieving | None
     refreshes: tuple[RefreshRange, ...]
     batches: BatchBuilder
     evaluations: tuple[Evaluation, ...]
@@ -146,12 +147,14 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     """
     seed_everything(options.experiment.seed + ranks.rank)
     assert data.train is not None
-    folder = build.experiment_folder(options)
+    folder = options.experiment.folder
     checkpoints = CheckpointFolder(folder / "checkpoint")
     resumed = checkpoints.newest_intact()
     notes = _changed_options(options, resumed) if resumed else []
     models = build.build_models(options, ranks, resumed or build.model_folder(options))
-    retrieving = build.build_retrieving(options, ranks, models, data)
+    retrieving = build_retrieving(
+        options, ranks, models.retriever, models.retriever_tokenizer, data
+    )
     step = _training_step(options, ranks, models, retrieving, data.train.passages)
     state = _state(options, models)
     evaluations = tuple(
@@ -236,7 +239,7 @@ def _training_step(
     options: Options,
     ranks: Ranks,
     models: build.Models,
-    retrieving: build.Retrieving | None,
+    retrieving: Retrieving | None,
     given_passages: PassageStore | None,
 ) -> TrainingStep:
     passages = retrieving.corpus if retrieving else given_passages
