@@ -54,6 +54,8 @@ def write_stamp(folder: Path, states: Mapping[str, State]) -> None:
 
     A folder that cannot be written to stays without.
     """
+    if not states:
+        return
     temporary = folder / f".{STAMP}.{secrets.token_hex(4)}"
     with suppress(OSError):
         try:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gazetteer.distributed.agreement import main_first
 from gazetteer.distributed.collectives import barrier, exchange_rows, gather_bytes
-from gazetteer.files import sync
+from gazetteer.files import STAMP, sync
 from gazetteer.index.codec_storage import (
     CODES,
     QUANTISER,
@@ -192,7 +192,7 @@ def _publish(folder: Path, manifest: Manifest, written: Sequence[Written[IndexFi
     """Make this version the one that the folder shows, and remove what the last one left."""
     write_manifest(folder, manifest)
     keep = {file.name for file in manifest.all_files}
-    for prefix in (TENSOR, ROUNDED, CODES, QUANTISER):
+    for prefix in (TENSOR, ROUNDED, CODES, QUANTISER, f".{STAMP}"):
         for path in folder.glob(f"{prefix}.*"):
             if path.name not in keep:
                 path.unlink()

@@ -13,9 +13,21 @@ import torch
 
 from gazetteer.data.passages import PassageStore
 from gazetteer.errors import CheckpointError, IndexFileError
-from gazetteer.index import load_rows, open_index, read_manifest
+from gazetteer.index import (
+    FlatShard,
+    ShardedIndex,
+    faiss_codec,
+    load_rows,
+    open_index,
+    read_manifest,
+    save_index,
+)
 from gazetteer.index.__main__ import main
+from gazetteer.index.codec import CodecSettings
+from gazetteer.index.compressed import CompressedShard
+from gazetteer.index.compressor import Compressor
 from gazetteer.index.storage import save_rows
+from gazetteer.records import Ranks
 from tests.support import tiny_data
 from tests.support.saved_indexes import save_embedded
 from tests.support.tiny_models import save_tiny_retriever
@@ -164,3 +176,51 @@ def test_an_index_from_atlas_is_searched_once_its_encoder_is_named(
         assert [[r["id"] for r in line] for line in found] == [
             [r["id"] for r in line] for line in expected
         ]
+
+
+@pytest.fixture
+def coded(saved: Path) -> Path:
+    """The same index with codes of faiss beside its vectors."""
+    pytest.importorskip("faiss")
+    manifest = read_manifest(saved)
+    vectors = load_rows(saved, manifest, range(COUNT))
+    compressor = Compressor(
+        CodecSettings(kind="ivfsq", nlist=3),
+        count=COUNT,
+        dim=manifest.embedding_dim,
+        ranks=Ranks(),
+        folder=saved.parent / "vectors",
+        show_progress=False,
+    )
+    index = ShardedIndex(COUNT, Ranks(), vectors, build_shard=compressor)
+    save_index(index, saved, identity=manifest.identity, step=0, files=2, ranks=Ranks())
+    return saved
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_codes_of_faiss_are_searched_unless_told_otherwise(
+    exact: bool, coded: Path, shared_index: Path, retriever: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_codec, "train_codec", None)
+    found = open_index(coded, retriever, exact=exact)
+    assert isinstance(found._shard, FlatShard if exact else CompressedShard)
+    # All lists are looked into, and the best candidates are scored exactly.
+    expected = open_index(shared_index, retriever).search(QUERIES, k=4)
+    assert found.search(QUERIES, k=4) == expected
+
+
+def test_a_large_index_is_mapped(saved: Path, retriever: Path) -> None:
+    manifest = read_manifest(saved)
+    vectors = load_rows(saved, manifest, range(COUNT))
+    expected = open_index(saved, retriever).search(QUERIES, k=4)
+    save_rows(
+        [vectors],
+        saved,
+        identity=manifest.identity,
+        step=0,
+        embedding_dim=manifest.embedding_dim,
+        is_mappable=True,
+    )
+    searcher = open_index(saved, retriever)
+    assert f"{saved}/embeddings." in Path("/proc/self/maps").read_text()
+    assert searcher.search(QUERIES, k=4) == expected
