@@ -35,7 +35,9 @@ bench: install
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.passages
+	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.flat_search
+	$(BIN)/python -m benchmarks.refresh
 
 docs: install
 	$(BIN)/python -m gazetteer.flags_page > docs/flags.md

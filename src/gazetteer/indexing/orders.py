@@ -143,7 +143,7 @@ class OrderedVersion:
         listed = tuple(piece for gap in missing for piece in pieces(gap, size))
         # From the end, so that the next one to look for is the last of the list.
         self._awaited = list(reversed(listed))
-        order = Order(folder=folder.resolve(), identity=self.identity, missing=listed)
+        order = Order(folder=folder, identity=self.identity, missing=listed)
         self._overseer.order(order.to_json())
         kept = count - sum(map(len, listed))
         logger.info(
