@@ -153,10 +153,11 @@ def main() -> None:
     """Train in each mode and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--refreshes", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         world = make_world(Path(scratch), corpus=PASSAGES, train=400)
-        for mode in MODES:
+        for mode in options.modes:
             measure(mode, train(world, mode, options.refreshes))
 
 
