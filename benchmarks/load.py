@@ -2,10 +2,10 @@
 
 Made-up vectors, saved in 128 files each; files are in the page cache, as those of an index that was
 just made. Every measurement happens in a fresh process. Ours are float32 and searched exactly,
-Atlas's float16. Times are wall times: until the index is there, and until a first search of 64
-queries has its answers. Memory is what the process holds more than before: its own, and all that
-is resident (a map's pages are shared by all workers of a machine, and given back when memory is
-short); also after the search.
+Atlas's float16, which few CPUs multiply well. Times are wall times: until the index is there, and
+until a first search of 64 queries has its answers. Memory is what the process holds more than
+before: its own, and all that is resident (a map's pages are shared by all workers of a machine, and
+given back when memory is short); also after the search.
 
     python -m benchmarks.load [--rows 1000000] [--dim 384]
 """

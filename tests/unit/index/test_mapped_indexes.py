@@ -15,7 +15,16 @@ from torch import Tensor
 
 from gazetteer import stamps
 from gazetteer.files import STAMP, file_digest
-from gazetteer.index import ShardedIndex, flat, making, read_manifest, save_index, stored_files
+from gazetteer.index import (
+    ShardedIndex,
+    first_pass,
+    flat,
+    making,
+    read_manifest,
+    rounded_rows,
+    save_index,
+    stored_files,
+)
 from gazetteer.index.flat import FlatShard
 from gazetteer.index.loading import load_rows
 from gazetteer.index.making import FlatMaker, IndexDtype
@@ -140,16 +149,27 @@ def test_any_rows_are_searched_exactly(shared: Path, bounds: tuple[int, int], to
     assert codes_of(shard).norms.max() >= found.norm(dim=1).max()
 
 
-def test_foreign_rows_never_raise_the_threshold(tmp_path: Path) -> None:
-    vectors = torch.randn(4 * PAGE, DIM)
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(PAGE + 24, 7 * PAGE - 8), (PAGE + 7, 7 * PAGE - 9)],
+    ids=["whole groups", "parts of groups"],
+)
+def test_foreign_rows_never_raise_the_threshold(
+    first: int, last: int, side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Several steps, for each of which a block may raise it.
+    monkeypatch.setattr(rounded_rows, "TILE_ROWS", 2 * PAGE)
+    monkeypatch.setitem(first_pass.SCORES_PER_STEP, "cpu", 1)
+    vectors = torch.randn(8 * PAGE, DIM)
     # Were they looked at, nothing of our own would be left.
-    vectors[: PAGE + 7] *= 100
-    vectors[3 * PAGE - 9 :] *= 100
+    vectors[slice(first) if side == "before" else slice(last, None)] *= 100
     folder = save(tmp_path / "index", vectors, files=2)
     maker = FlatMaker("int8", count=len(vectors), dim=DIM, ranks=Ranks(), folder=tmp_path)
-    maker._rows = range(PAGE + 7, 3 * PAGE - 9)
+    maker._rows = range(first, last)
     shard = maker.load(folder, read_manifest(folder))
-    assert_exact(shard, vectors[PAGE + 7 : 3 * PAGE - 9], 20)
+    for top_k in (1, 2, 5):
+        assert_exact(shard, vectors[first:last], top_k)
 
 
 def test_codes_are_never_written_back(shared: Path) -> None:
