@@ -161,6 +161,7 @@ def load_encoders(
             max_texts=options.data.per_gpu_embedder_batch_size,
             max_padded_tokens=PADDED_TOKENS[ranks.device.type],
         ),
+        attention="eager" if ranks.device.type == "cpu" else "sdpa",
     )
 
 

@@ -101,6 +101,8 @@ def tiny_bert(seed: int = 0, *, dropout: float = 0.0) -> BertModel:
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
+    # As `load_retriever` has it on a CPU: other attention gives other last bits.
+    config._attn_implementation = "eager"
     return BertModel(config, add_pooling_layer=False).eval()
 
 

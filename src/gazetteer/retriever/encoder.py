@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,20 +15,21 @@ from transformers import PreTrainedModel
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
 from gazetteer.records import TokenIds
+from gazetteer.retriever.packed_weights import WORTH_TOKENS, packed_weights
 
 Pooling = Literal["mean", "cls", "sqrt"]
 
 
 def pool(
     states: Float[Tensor, "text token dim"],
-    mask: Bool[Tensor, "text token"],
+    mask: Bool[Tensor, "text token"] | None,
     pooling: Pooling,
 ) -> Float[Tensor, "text dim"]:
     """Reduce token states to one vector.
 
     Args:
         states: hidden states; carries gradient.
-        mask: True at real tokens.
+        mask: True at real tokens; None where all are.
         pooling: "mean" over real tokens, "sqrt" (sum over the square root of their number) or
             "cls" (the first token).
 
@@ -36,9 +38,12 @@ def pool(
     """
     if pooling == "cls":
         return states[:, 0]
-    total = states.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1)
+    if mask is None:
+        mask = states.new_ones(states.shape[:2], dtype=torch.bool)
+    else:
+        states = states.masked_fill(~mask.unsqueeze(-1), 0.0)
     count = mask.sum(dim=1, keepdim=True).clamp_min(1)
-    return total / (count.sqrt() if pooling == "sqrt" else count)
+    return states.sum(dim=1) / (count.sqrt() if pooling == "sqrt" else count)
 
 
 class TextEncoder(nn.Module):
@@ -67,10 +72,23 @@ class TextEncoder(nn.Module):
         return next(self.model.parameters()).device
 
     def forward(
-        self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"]
+        self, ids: Int[Tensor, "text token"], mask: Bool[Tensor, "text token"] | None
     ) -> Float[Tensor, "text dim"]:
-        """Embeddings of padded texts; carries gradient."""
-        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        """Embeddings of padded texts.
+
+        Args:
+            ids: token ids, padded.
+            mask: True at real tokens; None where all are, which is faster.
+
+        Returns:
+            With gradient, in the dtype of the weights. Under `torch.no_grad`, for an index and its
+            queries, float32 pooled from token states of any dtype: rounded to bfloat16, the
+            lengths of normalised embeddings would differ by as much as neighbouring scores do.
+        """
+        attention_mask = None if mask is None else mask.long()
+        states = self.model(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+        if not torch.is_grad_enabled():
+            states = states.float()
         embeddings = pool(states, mask, self.pooling)
         return nn.functional.normalize(embeddings, dim=-1) if self.normalize else embeddings
 
@@ -99,11 +117,13 @@ def embed(
         batch: limits of one encoder call.
 
     Returns:
-        One embedding per text in the encoder's dtype, on its device. Carries gradient unless
-        called under `torch.no_grad`.
+        One embedding per text, on the encoder's device. Carries gradient and has the encoder's
+        dtype, but for calls under `torch.no_grad`: those give float32.
     """
     if not token_lists:
-        dtype = next(encoder.model.parameters()).dtype
+        dtype = torch.float32
+        if torch.is_grad_enabled():
+            dtype = next(encoder.model.parameters()).dtype
         return torch.zeros(0, encoder.embedding_dim, dtype=dtype, device=encoder.device)
     lengths = np.fromiter((len(ids) for ids in token_lists), dtype=np.int64, count=len(token_lists))
     buckets = length_buckets(
@@ -111,11 +131,18 @@ def embed(
     )
     pad_id = encoder.model.config.pad_token_id or 0
     pieces = []
-    for bucket in buckets:
-        ids, mask = pad_bucket([token_lists[i] for i in bucket], pad_id)
-        device = encoder.device
-        pieces.append(
-            encoder(ids.to(device, non_blocking=True), mask.to(device, non_blocking=True))
-        )
+    is_worth_packing = lengths.sum() >= WORTH_TOKENS and not torch.is_grad_enabled()
+    with packed_weights(encoder.model) if is_worth_packing else nullcontext():
+        for bucket in buckets:
+            ids, mask = pad_bucket([token_lists[i] for i in bucket], pad_id)
+            device = encoder.device
+            # Sorted by length, so most buckets of a corpus need no padding.
+            is_padded = lengths[bucket[0]] < lengths[bucket[-1]]
+            pieces.append(
+                encoder(
+                    ids.to(device, non_blocking=True),
+                    mask.to(device, non_blocking=True) if is_padded else None,
+                )
+            )
     order = np.argsort(np.concatenate(buckets), kind="stable")
     return torch.cat(pieces).index_select(0, torch.from_numpy(order).to(encoder.device))

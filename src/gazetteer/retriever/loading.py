@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -30,6 +30,7 @@ QUERY_FOLDER, PASSAGE_FOLDER = "query", "passage"
 EMBEDDING = "embedding.json"
 """How vectors are made of token states; transformers has no place for it in its own config."""
 DEFAULT_POOLING: Pooling = "mean"
+Attention = Literal["eager", "sdpa"]
 
 
 def load_retriever(
@@ -40,6 +41,7 @@ def load_retriever(
     dropout: float,
     dtype: torch.dtype,
     batch: EmbeddingBatch,
+    attention: Attention = "eager",
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     """Load a retriever and its tokenizer.
 
@@ -50,6 +52,8 @@ def load_retriever(
         dropout: replaces the model's own dropout everywhere.
         dtype: weights are cast to it.
         batch: limits of one encoder call.
+        attention: implementation inside transformers. On a CPU "eager" is up to a third faster:
+            "sdpa" multiplies many small blocks, each at the price of a large one.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
@@ -58,7 +62,7 @@ def load_retriever(
     pooling, normalize = _as_saved(Path(name_or_folder), pooling, normalize)
 
     def tower(source: str) -> TextEncoder:
-        model = _encoder(source, dropout)
+        model = _encoder(source, dropout, attention)
         return TextEncoder(model.to(dtype), pooling=pooling, normalize=normalize)
 
     folder = Path(name_or_folder)
@@ -94,7 +98,7 @@ def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has
     return config
 
 
-def _encoder(source: str, dropout: float) -> Any:  # noqa: ANN401 - likewise
+def _encoder(source: str, dropout: float, attention: Attention) -> Any:  # noqa: ANN401 - likewise
     """The model in float32, without the layer that some have above the token states."""
     config = encoder_config(source)
     # Each type of model has names of its own for its dropouts; some read them in every forward.
@@ -104,7 +108,9 @@ def _encoder(source: str, dropout: float) -> Any:  # noqa: ANN401 - likewise
     kind: Any = MODEL_MAPPING[type(config)]
     takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
     unused = {"add_pooling_layer": False} if takes_layer else {}
-    model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **unused)
+    model = AutoModel.from_pretrained(
+        source, config=config, dtype=torch.float32, attn_implementation=attention, **unused
+    )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout

@@ -17,6 +17,7 @@ from gazetteer.retriever import (
     weights_fingerprint,
 )
 from gazetteer.retriever.encoder import Pooling, pool
+from gazetteer.retriever.packed_weights import WORTH_TOKENS
 from tests.support.tiny_models import retriever_tokenizer, save_tiny_reader, tiny_bert
 
 TEXTS = ("the capital of peru", "lima", "what is the river in egypt and the lake of austria", "x")
@@ -206,3 +207,29 @@ def test_fingerprint_sees_a_single_bit() -> None:
         weight = next(model.parameters()).view(-1)
         weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
     assert weights_fingerprint(model) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_texts_are_embedded_as_few_are(dtype: torch.dtype) -> None:
+    model = retriever(max_padded_tokens=64)
+    model.to(dtype)
+    few = model.embed_for_index(token_lists())
+    repeats = WORTH_TOKENS // sum(map(len, token_lists())) + 1
+    many = model.embed_for_index(token_lists() * repeats)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(many, few.repeat(repeats, 1), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sqrt", "cls"])
+def test_pooling_without_a_mask_is_pooling_of_real_tokens_only(pooling: Pooling) -> None:
+    states = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    everything = torch.ones(3, 4, dtype=torch.bool)
+    torch.testing.assert_close(pool(states, None, pooling), pool(states, everything, pooling))
+
+
+def test_lengths_are_not_rounded_to_bfloat16() -> None:
+    tower = TextEncoder(tiny_bert().to(torch.bfloat16), pooling="mean", normalize=True)
+    model = DualEncoder(tower, tower, EmbeddingBatch())
+    norms = model.embed_for_search(token_lists()).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(len(TEXTS)), rtol=0, atol=1e-6)
+    assert model.embed_queries(token_lists()).dtype == torch.bfloat16
