@@ -213,9 +213,16 @@ def build_lesson(options: Options) -> RetrieverLesson | None:
 
 
 def build_batches(
-    options: Options, ranks: Ranks, models: Models, files: ExampleFiles, task: Task
+    options: Options,
+    ranks: Ranks,
+    models: Models,
+    files: ExampleFiles,
+    task: Task,
+    *,
+    is_training: bool,
 ) -> BatchBuilder:
     """From lines of `files` to batches."""
+    task.use_tokenizer(models.reader_tokenizer)
     return BatchBuilder(
         files=files,
         task=task,
@@ -224,13 +231,15 @@ def build_batches(
         )
         if models.retriever_tokenizer
         else None,
-        target_tokenizer=_target_tokenizer(options, models),
+        target_tokenizer=build_target_tokenizer(options, models),
         seed=options.experiment.seed,
         device=ranks.device,
+        orders=task.orders(is_training=is_training),
     )
 
 
-def _target_tokenizer(options: Options, models: Models) -> TargetTokenizer | None:
+def build_target_tokenizer(options: Options, models: Models) -> TargetTokenizer | None:
+    """What turns targets into labels; None where nothing is read."""
     if models.reader is None or models.reader_tokenizer is None:
         return None
     return TargetTokenizer(

@@ -93,6 +93,12 @@ def build_task(options: Options) -> Task:
     assert name is not None, "option rules require a task"
     if name == "qa":
         return TASKS["qa"](options.task.qa_prompt_format)
+    if name == "multiple_choice":
+        return TASKS["multiple_choice"](
+            options.task.multiple_choice_num_options,
+            options.task.multiple_choice_train_permutations,
+            options.task.multiple_choice_eval_permutations,
+        )
     return TASKS[name]()
 
 
@@ -105,7 +111,7 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
         DataError: a bad line, the same error on every rank.
     """
     task = build_task(options)
-    fields = task.training_fields if flag == "--train_data" else task.fields
+    fields = task.training_fields if flag == "--train_data" else task.evaluation_fields
     has_passages = options.data.use_file_passages and not options.data.closed_book
 
     def build() -> ExampleFiles:

@@ -89,10 +89,12 @@ def _check_port(options: Options, ranks: Ranks) -> None:
 
 
 def _count_examples(options: Options, paths: list[str], flag: str) -> int:
-    files, fields = [Path(path) for path in paths], build_task(options).fields
+    files, task, is_training = [Path(path) for path in paths], build_task(options), False
+    fields = task.evaluation_fields
     if flag == "--train_data":
-        fields = build_task(options).training_fields
-    return ExampleFiles.open(files, fields, flag=flag, on_bad_line=options.data.on_bad_line).count
+        fields, is_training = task.training_fields, True
+    lines = ExampleFiles.open(files, fields, flag=flag, on_bad_line=options.data.on_bad_line).count
+    return lines * len(task.orders(is_training=is_training))
 
 
 def _passages(options: Options) -> int | None:

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 Program = Literal["train", "evaluate"]
 
-AVAILABLE_TASKS = ("qa", "base")
+AVAILABLE_TASKS = ("qa", "base", "fever", "multiple_choice")
 """Tasks this version can do; Atlas's other names are known and refused by name."""
+CLOSED_TASKS = ("fever", "multiple_choice")
+"""Tasks whose answers are a closed set."""
+MAX_OPTIONS_IN_ALL_ORDERS = 6
+"""720 examples of one line; with one option more, 5,040."""
 
 _EXACT_FIELDS = {
     "qa_prompt_format": "question",
@@ -98,6 +102,15 @@ def _task_rules(options: Options, _: Program) -> Iterator[str]:
     elif task not in AVAILABLE_TASKS:
         available = " and ".join(AVAILABLE_TASKS)
         yield f"--task {task}: not available in this version; {available} are"
+    if options.task.rank_candidates and task not in CLOSED_TASKS:
+        yield f"--rank_candidates must come with --task {' or '.join(CLOSED_TASKS)}"
+    count = options.task.multiple_choice_num_options
+    if task != "multiple_choice" or count <= MAX_OPTIONS_IN_ALL_ORDERS:
+        return
+    for name in ("multiple_choice_train_permutations", "multiple_choice_eval_permutations"):
+        if getattr(options.task, name) == "all":
+            most = f"--multiple_choice_num_options of at most {MAX_OPTIONS_IN_ALL_ORDERS}"
+            yield _must(name, "all", f"come with {most} ({count} have too many orders)")
 
 
 def _source_rules(options: Options, program: Program) -> Iterator[str]:

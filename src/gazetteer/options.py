@@ -110,6 +110,9 @@ class TaskOptions:
     multiple_choice_num_options: int = flag(4, "options of a question")
     multiple_choice_train_permutations: Permutations = flag("single", "orders trained on")
     multiple_choice_eval_permutations: Permutations = flag("single", "orders averaged over")
+    rank_candidates: bool = flag(
+        False, "fever, multiple_choice: also score each possible answer, and take the best (new)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

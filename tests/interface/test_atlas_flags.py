@@ -17,7 +17,7 @@ NEW = {
     "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
     "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",
     "refresh_mode", "refresh_steps", "refresh_workers", "staleness_sample", "refresh_below_overlap",
-    "index_dtype", "faiss_nlist", "faiss_nprobe", "rescore",
+    "index_dtype", "faiss_nlist", "faiss_nprobe", "rescore", "rank_candidates",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,4 +44,33 @@ def questions(count: int, seed: int = 1) -> list[dict[str, Any]]:
             ],
         }
         for number in range(count)
+    ]
+
+
+def claims(count: int, seed: int = 3) -> list[dict[str, Any]]:
+    """Claims with the three labels of FEVER in turn."""
+    generator = random.Random(seed)
+    labels = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
+    return [
+        {
+            "id": number,
+            "claim": " ".join(generator.choices(WORDS, k=5)),
+            "label": labels[number % 3],
+        }
+        for number in range(count)
+    ]
+
+
+def choices(count: int, options: int = 4, seed: int = 4) -> list[dict[str, Any]]:
+    """Multiple-choice questions in the format of MMLU."""
+    generator = random.Random(seed)
+    letters = string.ascii_uppercase[:options]
+    return [
+        {
+            "question": "which " + " ".join(generator.choices(WORDS, k=4)),
+            "options": {letter: " ".join(generator.choices(WORDS, k=2)) for letter in letters},
+            "answer": generator.choice(letters),
+            "dataset": generator.choice(("anatomy_test", "virology_test", "world_religions_test")),
+        }
+        for _ in range(count)
     ]

@@ -42,7 +42,7 @@ def test_sound_options_pass(violations, program):
 def test_all_violations_are_reported_at_once(violations):
     lines = violations(task=None, train_data=[], lr=-1.0, decoder_format="{x}", passages=["gone"])
     assert lines == [
-        "--task is required: qa or base",
+        "--task is required: qa or base or fever or multiple_choice",
         "--train_data is required: jsonl files to train on",
         "--lr (-1.0) must be at least 0",
         "--decoder_format ({x}) must use the field {target}, and no other",
@@ -153,15 +153,40 @@ def test_at_least_as_many_passages_are_reranked_as_are_kept(violations):
 # ---- what is required, and what goes together
 
 
-@pytest.mark.parametrize("task", ["mlm", "lm", "multiple_choice", "kilt", "section", "fever"])
+@pytest.mark.parametrize("task", ["mlm", "lm", "kilt", "section"])
 def test_tasks_to_come_are_refused_by_name(violations, task):
     assert violations(task=task) == [
-        f"--task {task}: not available in this version; qa and base are"
+        f"--task {task}: not available in this version; "
+        "qa and base and fever and multiple_choice are"
     ]
 
 
-def test_the_base_task_is_available(violations):
-    assert violations(task="base") == []
+@pytest.mark.parametrize("task", ["base", "fever", "multiple_choice"])
+def test_the_other_tasks_are_available(violations, task):
+    assert violations(task=task) == []
+
+
+def test_candidates_are_ranked_only_where_they_are_a_closed_set(violations):
+    for task in ("fever", "multiple_choice"):
+        assert violations(task=task, rank_candidates=True) == []
+    assert violations(task="qa", rank_candidates=True) == [
+        "--rank_candidates must come with --task fever or multiple_choice"
+    ]
+
+
+def test_orders_beyond_counting_are_refused(violations):
+    given = {"multiple_choice_eval_permutations": "all", "multiple_choice_num_options": 7}
+    (line,) = violations(task="multiple_choice", **given)
+    assert line == (
+        "--multiple_choice_eval_permutations (all) must come with --multiple_choice_num_options"
+        " of at most 6 (7 have too many orders)"
+    )
+    assert violations(task="qa", **given) == []
+    for most in (
+        {"multiple_choice_num_options": 6},
+        {"multiple_choice_eval_permutations": "cyclic"},
+    ):
+        assert violations(task="multiple_choice", **{**given, **most}) == []
 
 
 def test_training_needs_training_data_and_evaluation_evaluation_data(violations):

@@ -105,11 +105,11 @@ class ExampleFiles:
 
     @property
     def count(self) -> int:
-        """Number of examples."""
+        """Number of lines."""
         return len(self.offsets)
 
     def line(self, index: int) -> dict[str, Any]:
-        """The parsed line of one example.
+        """One line, parsed.
 
         Raises:
             DataError: the file is no longer what it was when it was opened.
@@ -125,11 +125,11 @@ class ExampleFiles:
             raise DataError(f"{path}: changed while in use (found no example at byte {offset})")
         return value
 
-    def with_passages(self, example: Example) -> Example:
-        """The example with the rows of the passages that came with it."""
+    def with_passages(self, example: Example, index: int) -> Example:
+        """The example made of line `index`, with the rows of the passages that came with it."""
         if self.passage_starts is None:
             return example
-        start, stop = self.passage_starts[example.example_id : example.example_id + 2].tolist()
+        start, stop = self.passage_starts[index : index + 2].tolist()
         return replace(example, passage_rows=tuple(range(start, stop)))
 
 

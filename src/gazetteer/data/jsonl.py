@@ -17,13 +17,14 @@ from typing import Any, Literal
 from gazetteer.errors import DataError
 
 OnBadLine = Literal["error", "skip"]
-Kind = Literal["text", "texts", "passages", "id"]
+Kind = Literal["text", "texts", "passages", "id", "options"]
 
 EXPECTED: dict[Kind, str] = {
     "text": "a string",
     "texts": "a list of strings, not empty",
     "passages": "a list of objects with string fields 'title' and 'text'",
     "id": "a string or a whole number",
+    "options": "an object of strings",
 }
 MAX_DEPTH = 100
 """Levels of nesting: far beyond any data, far below where Python's own recursion ends."""
@@ -48,15 +49,20 @@ class Field:
     Attributes:
         name: key in the object.
         kind: "text" (a string), "texts" (a list of strings, not empty), "passages" (a list of
-            objects with text in `text` and, where present, `title`) or "id" (a string or an int).
+            objects with text in `text` and, where present, `title`), "id" (a string or an int) or
+            "options" (an object of strings).
         required: must be there; otherwise it may be missing or null.
         unless: another field that may stand in for a required one.
+        allowed: the only values of a text, or all keys of options; empty for any.
+        flag: the one that `allowed` depends on, if any; named in errors.
     """
 
     name: str
     kind: Kind
     required: bool
     unless: str | None = None
+    allowed: tuple[str, ...] = ()
+    flag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +286,10 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
         if field.kind == "text":
             if not isinstance(found, str):
                 raise BadLineError(_mismatch(field, describe(found)))
+            if field.allowed and found not in field.allowed:
+                raise BadLineError(_mismatch(field, describe(found), " or ".join(field.allowed)))
+        elif field.kind == "options":
+            _check_options(field, found)
         elif field.kind == "id":
             if not isinstance(found, str | int) or isinstance(found, bool):
                 raise BadLineError(_mismatch(field, describe(found)))
@@ -297,6 +307,17 @@ def _check_texts(field: Field, found: Any) -> None:  # noqa: ANN401 - being chec
     for position, member in enumerate(found):
         if not isinstance(member, str):
             raise BadLineError(_mismatch(field, f"{describe(member)} at position {position}"))
+
+
+def _check_options(field: Field, found: Any) -> None:  # noqa: ANN401 - being checked
+    if not isinstance(found, dict):
+        raise BadLineError(_mismatch(field, describe(found)))
+    if field.allowed and sorted(found) != sorted(field.allowed):
+        keys = ", ".join(map(_shown, list(found)[:30])) or "none"
+        raise BadLineError(_mismatch(field, f"options {keys}", ", ".join(field.allowed)))
+    for key, text in found.items():
+        if not isinstance(text, str):
+            raise BadLineError(_mismatch(field, f"{describe(text)} as option {_shown(key)}"))
 
 
 PASSAGE_FIELDS = (
@@ -321,8 +342,10 @@ def _check_passages(field: Field, found: Any) -> None:  # noqa: ANN401 - being c
             raise BadLineError(f"{where}, {error}") from None
 
 
-def _mismatch(field: Field, found: str) -> str:
-    return f"field '{field.name}': found {found}, expected {EXPECTED[field.kind]}"
+def _mismatch(field: Field, found: str, expected: str | None = None) -> str:
+    governs = f", see --{field.flag}" if expected and field.flag else ""
+    expected = expected or EXPECTED[field.kind]
+    return f"field '{field.name}': found {found}, expected {expected}{governs}"
 
 
 def describe(value: Any) -> str:  # noqa: ANN401 - whatever JSON can hold

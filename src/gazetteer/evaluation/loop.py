@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw, evaluation_batches
 from gazetteer.distributed.collectives import all_reduce_sum
-from gazetteer.evaluation.predictions import ResultsFile, result_record
+from gazetteer.evaluation.closed_answers import ChoiceTally, ClosedAnswers, merger
+from gazetteer.evaluation.predictions import Answer, RecordMerger, ResultsFile, result_record
 from gazetteer.losses import reader_loss
 from gazetteer.metrics.ranking import first_relevant_position, has_answer
 from gazetteer.modes import evaluation_mode
@@ -38,12 +39,14 @@ class ReadingStage:
         tokenizer: the reader's.
         inputs: what the reader is given of each hit.
         generation: how answers are decoded.
+        closed: what else is asked where the answers are a closed set; None for nothing.
     """
 
     reader: FusionReader
     tokenizer: PreTrainedTokenizerBase
     inputs: ReaderInputs
     generation: GenerationSettings
+    closed: ClosedAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,41 +91,62 @@ class Evaluator:
             Averages over all examples of all ranks, in percent (eval_loss in nats), the same on
             every rank, in the order in which they are logged.
         """
-        totals = Totals()
+        totals, tally = Totals(), self._tally(batches)
         plan = evaluation_batches(
-            batches.files.count,
+            batches.count,
             batch_size=self.batch_size,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )
-        writer = ResultsFile(results, self.ranks) if results is not None else None
+        writer = self._writer(results, batches) if results is not None else None
         with (
-            progress(batches.files.count, name, "example", enabled=self.show_progress) as bar,
+            progress(batches.count, name, "example", enabled=self.show_progress) as bar,
             writer or nullcontext(),
         ):
             for indices in plan:
                 batch = batches.build([Draw(index, 0) for index in indices])
                 found, answers = self._answer(batch, passages, totals)
+                if tally is not None:
+                    for example, answer in zip(batch.examples, answers or (), strict=True):
+                        tally.add(example, answer.fields)
                 if writer is not None:
                     shown = found if self.write_passages else [None] * len(found)
                     writer.write(batch.examples, _records(batch.examples, shown, answers))
                 bar.update(min(self.batch_size * self.ranks.world_size, bar.total - bar.n))
+        for score in tally.scores(self.ranks) if tally is not None else ():
+            totals.add(score)
         return totals.averages(self._metric_names(totals))
+
+    def _tally(self, batches: BatchBuilder) -> ChoiceTally | None:
+        if self.reading is None or not self.task.debiases:
+            return None
+        return ChoiceTally(self.task.candidates, batches.orders)
+
+    def _writer(self, path: Path, batches: BatchBuilder) -> ResultsFile:
+        merging = None
+        if self.reading is not None and self.task.debiases:
+            merge = merger(self.task.candidates, batches.orders)
+            merging = RecordMerger(len(batches.orders), merge)
+        return ResultsFile(path, self.ranks, merging)
 
     def _answer(
         self, batch: Batch, store: PassageStore | None, totals: Totals
-    ) -> tuple[list[list[PassageRecord]], list[str] | None]:
+    ) -> tuple[list[list[PassageRecord]], list[Answer] | None]:
         hits = self.source.hits(batch, self.n_context, Stopwatch())
         found = _passages(hits, store) if store is not None else [[] for _ in batch.examples]
         if self.reading is None:
             for example, passages in zip(batch.examples, found, strict=True):
-                totals.add(_retrieval_metrics(example, passages, self.n_context))
+                # No passage holds "true" or "B": such answers say nothing about retrieval.
+                wanted = () if self.task.candidates else example.answers
+                totals.add(_retrieval_metrics(example, wanted, passages, self.n_context))
             return found, None
         if not batch.examples:
             return found, []
         return found, self._read(self.reading, batch, hits, totals)
 
-    def _read(self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals) -> list[str]:
+    def _read(
+        self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals
+    ) -> list[Answer]:
         """One encoder pass serves the loss and the generated answers."""
         targets = batch.targets
         assert targets is not None, "reading needs targets"
@@ -134,14 +158,21 @@ class Evaluator:
                 loss = reader_loss(logits[judged], targets.labels[judged])
                 totals.add({"eval_loss": float(loss)})
             ids = generate(reading.reader, context, reading.generation, targets.prompts)
-        predictions = decode_answers(reading.tokenizer, ids)
-        for example, prediction in zip(batch.examples, predictions, strict=True):
+            closed = reading.closed
+            fields = closed.ask(reading.reader, context, logits, batch) if closed else repeat({})
+        texts = decode_answers(reading.tokenizer, ids)
+        answers = [Answer(text, more) for text, more in zip(texts, fields, strict=False)]
+        for example, answer in zip(batch.examples, answers, strict=True):
             if example.answers:
-                totals.add(self.task.score(prediction, example.answers))
-        return predictions
+                totals.add(self.task.score(answer.text, example.answers))
+                totals.add(closed.score(answer.fields, example.answers) if closed else {})
+        return answers
 
     def _metric_names(self, totals: Totals) -> tuple[str, ...]:
-        return self.task.metrics if self.reading is not None else _retrieval_names(self.n_context)
+        if self.reading is None:
+            return _retrieval_names(self.n_context)
+        closed = self.reading.closed
+        return (*self.task.metrics, *(("ranking_accuracy",) if closed and closed.compares else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +212,12 @@ def _passages(hits: Hits, store: PassageStore) -> list[list[PassageRecord]]:
 def _records(
     examples: Sequence[Example],
     passages: Iterable[list[PassageRecord] | None],
-    answers: Sequence[str] | None,
+    answers: Sequence[Answer] | None,
 ) -> list[dict]:
-    generations: Sequence[str | None] = [None] * len(examples) if answers is None else answers
+    given: Sequence[Answer | None] = [None] * len(examples) if answers is None else answers
     return [
-        result_record(example, found, generation)
-        for example, found, generation in zip(examples, passages, generations, strict=True)
+        result_record(example, found, answer)
+        for example, found, answer in zip(examples, passages, given, strict=True)
     ]
 
 
@@ -200,14 +231,15 @@ def _retrieval_names(n_context: int) -> tuple[str, ...]:
 
 
 def _retrieval_metrics(
-    example: Example, passages: Sequence[PassageRecord], n_context: int
+    example: Example,
+    answers: Sequence[str],
+    passages: Sequence[PassageRecord],
+    n_context: int,
 ) -> dict[str, float]:
     """Answer recall where there are answers; recall and MRR by id where the gold one is known."""
     metrics: dict[str, float] = {}
-    if example.answers:
-        position = first_relevant_position(
-            [has_answer(p["text"], example.answers) for p in passages]
-        )
+    if answers:
+        position = first_relevant_position([has_answer(p["text"], answers) for p in passages])
         metrics |= _recalls("answer_recall", position, n_context)
     if example.gold_passage_id is not None:
         position = first_relevant_position([p["id"] == example.gold_passage_id for p in passages])

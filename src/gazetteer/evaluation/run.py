@@ -12,6 +12,7 @@ from gazetteer.compute import seed_everything, use_fast_float32_matmul
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import open_data, shows_progress
+from gazetteer.evaluation.closed_answers import ClosedAnswers
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
 from gazetteer.options import Options
 from gazetteer.records import Ranks
@@ -52,7 +53,7 @@ def build_evaluation(
     passages = retrieving.corpus if retrieving else files.passages
     evaluator = Evaluator(
         source=build.build_source(models, retrieving),
-        reading=_reading(options, ranks, models, passages),
+        reading=_reading(options, ranks, models, passages, task),
         task=task,
         n_context=options.reader.n_context,
         batch_size=options.data.per_gpu_batch_size,
@@ -62,14 +63,18 @@ def build_evaluation(
     )
     return Evaluation(
         name=files.paths[0].name,
-        batches=build.build_batches(options, ranks, models, files, task),
+        batches=build.build_batches(options, ranks, models, files, task, is_training=False),
         evaluator=evaluator,
         passages=passages,
     )
 
 
 def _reading(
-    options: Options, ranks: Ranks, models: build.Models, passages: PassageStore | None
+    options: Options,
+    ranks: Ranks,
+    models: build.Models,
+    passages: PassageStore | None,
+    task: Task,
 ) -> ReadingStage | None:
     if models.reader is None or models.reader_tokenizer is None:
         return None
@@ -78,7 +83,16 @@ def _reading(
         tokenizer=models.reader_tokenizer,
         inputs=build.build_reader_inputs(options, ranks, models, passages),
         generation=build.build_generation(options),
+        closed=_closed_answers(options, models, task),
     )
+
+
+def _closed_answers(options: Options, models: build.Models, task: Task) -> ClosedAnswers | None:
+    compares = options.task.rank_candidates
+    tokenizer = build.build_target_tokenizer(options, models)
+    if tokenizer is None or not (task.debiases or compares):
+        return None
+    return ClosedAnswers(task.candidates, tokenizer, debiases=task.debiases, compares=compares)
 
 
 def evaluate_all(

@@ -35,7 +35,7 @@ def passage_token_log_probs(
     labels = targets.labels.repeat_interleave(passages, dim=0)
     inputs = targets.decoder_input_ids.repeat_interleave(passages, dim=0)
     chunks = [
-        _label_log_probs(
+        label_log_probs(
             reader.decode(_rows(context, part), inputs[part]) / temperature, labels[part]
         )
         for part in sequence_chunks(len(labels), labels.shape[1], reader.vocab_size)
@@ -66,7 +66,7 @@ def leave_one_out_nll(
     for index in range(passages):
         mask = _without(context.mask, context.passage, index)
         logits = reader.decode(context, targets.decoder_input_ids, mask=mask)
-        nll = -_label_log_probs(logits, targets.labels).sum(dim=-1)
+        nll = -label_log_probs(logits, targets.labels).sum(dim=-1)
         columns.append(nll / targets.token_counts)
     return torch.stack(columns, dim=1).view(queries, passages)
 
@@ -100,7 +100,7 @@ def _without(
     return torch.where(rest.any(dim=1, keepdim=True), rest, mask)
 
 
-def _label_log_probs(
+def label_log_probs(
     logits: Float[Tensor, "sequence target vocab"], labels: Int[Tensor, "sequence target"]
 ) -> Float[Tensor, "sequence target"]:
     """Log-softmax at the labels without keeping the whole log-softmax; 0 where label is -100."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from transformers import PreTrainedTokenizerBase
+
 from gazetteer.data.jsonl import Field
 from gazetteer.metrics.answers import accuracy
 from gazetteer.records import Example
@@ -28,7 +30,15 @@ def without_sentinels(text: str) -> str:
 
 
 class Task:
-    """Sequence to sequence: field `query` in, field `target` out."""
+    """Sequence to sequence: field `query` in, field `target` out.
+
+    Attributes:
+        fields: types of what a line holds.
+        metrics: in the order in which they are logged.
+        filters: whether some passages are forbidden, see `forbidden_passage_id`.
+        debiases: whether the probabilities of the candidates are averaged over `orders`, and
+            `debiased_accuracy` is that of the likeliest.
+    """
 
     fields: ClassVar[tuple[Field, ...]] = (
         Field("query", "text", required=True),
@@ -36,11 +46,33 @@ class Task:
     )
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "eval_loss")
     filters: ClassVar[bool] = False
+    debiases: ClassVar[bool] = False
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The closed set of answers, as predictions show them; empty where any text is one."""
+        return ()
+
+    @property
+    def evaluation_fields(self) -> tuple[Field, ...]:
+        """What a line to evaluate needs: `fields`, as strict as the task's flags make them."""
+        return self.fields
 
     @property
     def training_fields(self) -> tuple[Field, ...]:
-        """What a line to learn from needs; evaluation asks for `fields` alone."""
-        return self.fields
+        """What a line to learn from needs."""
+        return self.evaluation_fields
+
+    def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Told once, before the first example: the reader's; None where nothing is read."""
+
+    def orders(self, *, is_training: bool) -> Sequence[tuple[int, ...]]:
+        """Orders in which each line is read, one example for each; the first leaves it as it is."""
+        return ((),)
+
+    def reordered(self, line: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:
+        """The line in one of the `orders`."""
+        return line
 
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random

@@ -23,8 +23,9 @@ class BatchBuilder:
         task: what a line means.
         query_tokenizer: the retriever's; None where nothing is retrieved.
         target_tokenizer: the reader's; None with `--retrieve_only`.
-        seed: with epoch and line, seeds each example's own randomness.
+        seed: with epoch and example, seeds each example's own randomness.
         device: where targets go.
+        orders: in which each line is read, an example for each, see `Task.orders`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class BatchBuilder:
         target_tokenizer: TargetTokenizer | None,
         seed: int,
         device: torch.device,
+        orders: Sequence[tuple[int, ...]] = ((),),
     ) -> None:
         self.files = files
         self._task = task
@@ -43,11 +45,17 @@ class BatchBuilder:
         self._target_tokenizer = target_tokenizer
         self._seed = seed
         self._device = device
+        self.orders = orders
+
+    @property
+    def count(self) -> int:
+        """Number of examples: those of the first line, then those of the second, ..."""
+        return self.files.count * len(self.orders)
 
     def build(self, draws: Sequence[Draw]) -> Batch:
         """One batch; empty for no draws.
 
-        What an example draws at random depends on nothing but the seed, the epoch and the line,
+        What an example draws at random depends on nothing but the seed, the epoch and its place,
         so it is the same on any number of workers.
         """
         examples = tuple(self._example(draw) for draw in draws)
@@ -70,6 +78,8 @@ class BatchBuilder:
 
     def _example(self, draw: Draw) -> Example:
         generator = random.Random(f"{self._seed} {draw.epoch} {draw.index}")
-        example = self._task.example(self.files.line(draw.index), draw.index, generator)
+        number, place = divmod(draw.index, len(self.orders))
+        line = self._task.reordered(self.files.line(number), self.orders[place])
+        example = self._task.example(line, draw.index, generator)
         assert example is not None, "lines a task skips are left out when files are opened"
-        return self.files.with_passages(example)
+        return self.files.with_passages(example, number)

@@ -152,7 +152,7 @@ def next_batch(run: TrainingRun) -> Batch:
     return run.batches.build(
         draw_batch(
             run.state.position.examples,
-            count=run.batches.files.count,
+            count=run.batches.count,
             batch_size=run.options.data.per_gpu_batch_size,
             rank=run.ranks.rank,
             world_size=run.ranks.world_size,

@@ -170,7 +170,9 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         step=replicate(step.to(ranks.device), ranks),
         retrieving=retrieving,
         refreshes=parse_refresh_schedule(options.index.refresh_index),
-        batches=build.build_batches(options, ranks, models, data.train, data.task),
+        batches=build.build_batches(
+            options, ranks, models, data.train, data.task, is_training=True
+        ),
         evaluations=evaluations,
         state=state,
         checkpoints=checkpoints,

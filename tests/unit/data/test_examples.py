@@ -122,7 +122,7 @@ def test_given_passages_are_found_by_the_rows_of_their_line(tmp_path: Path) -> N
         files = _open(path, passages_folder=tmp_path / "cache")
         assert files.passages is not None
         for number, row in enumerate(rows):
-            example = files.with_passages(Example(example_id=number, query="q"))
+            example = files.with_passages(Example(example_id=0, query="q"), number)
             assert example.passage_rows is not None
             found = files.passages.ids(example.passage_rows)
             assert found == [passage["id"] for passage in row["passages"]]
@@ -132,7 +132,7 @@ def test_given_passages_are_found_by_the_rows_of_their_line(tmp_path: Path) -> N
 def test_given_passages_are_left_alone_when_not_asked_for(tmp_path: Path) -> None:
     files = _open(write_jsonl(tmp_path / "a", _with_passages(3)))
     example = Example(example_id=2, query="q")
-    assert files.with_passages(example) is example
+    assert files.with_passages(example, 0) is example
 
 
 def test_given_passages_must_be_there_when_asked_for(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""How likely the reader finds each answer of a closed set: one decoder call, no encoder pass."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gazetteer.reader.fusion import FusedStates, FusionReader
+from gazetteer.reader.passage_scores import label_log_probs
+from gazetteer.records import Targets
+
+
+@torch.no_grad()
+def candidate_log_likelihoods(
+    reader: FusionReader, context: FusedStates, targets: Targets
+) -> Float[Tensor, "query candidate"]:
+    """Log-probability of each candidate, summed over its tokens, end token included.
+
+    A sum, not a mean: a mean would favour candidates of many tokens that follow from the first.
+
+    Args:
+        reader: in evaluation mode.
+        context: fused passages of each query, encoded before.
+        targets: the candidates of the first query, then those of the second, ...; the same number
+            for each query.
+
+    Returns:
+        float32.
+    """
+    queries = len(context.mask)
+    candidates = len(targets.labels) // max(queries, 1)
+    states, mask, passage = (
+        tensor.repeat_interleave(candidates, dim=0)
+        for tensor in (context.states, context.mask, context.passage)
+    )
+    logits = reader.decode(FusedStates(states, mask, passage), targets.decoder_input_ids)
+    return label_log_probs(logits, targets.labels).sum(dim=1).view(queries, candidates)
