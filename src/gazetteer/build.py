@@ -24,10 +24,11 @@ from gazetteer.files import require_intact
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
 from gazetteer.reader import FusionReader, GenerationSettings, load_reader
-from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
+from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing, load_reader_tokenizer
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
+from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
 
@@ -96,6 +97,9 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
     if not options.retriever.retrieve_only:
         source = checkpoint / READER_FOLDER if checkpoint else None
         reader, reader_tokenizer = _reader(options, ranks, source)
+    elif options.task.task is not None and TASKS[options.task.task].tokenizes:
+        source = checkpoint / READER_FOLDER if checkpoint else None
+        reader_tokenizer = load_reader_tokenizer(_reader_name(options, source))
     return Models(
         retriever=retriever,
         retriever_tokenizer=retriever_tokenizer,
@@ -107,13 +111,8 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
 def _reader(
     options: Options, ranks: Ranks, folder: Path | None
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
-    name = str(folder) if folder else options.reader.reader_model_type
-    if name is None:
-        raise OptionError(
-            "--reader_model_type is needed where there is no checkpoint to start from"
-        )
     reader, tokenizer = load_reader(
-        name,
+        _reader_name(options, folder),
         dropout=options.optimisation.dropout,
         precision=options.optimisation.precision,
         max_padded_tokens=PADDED_TOKENS[ranks.device.type],
@@ -122,6 +121,15 @@ def _reader(
     if options.optimisation.use_gradient_checkpoint_reader:
         enable_gradient_checkpointing(reader.model)
     return reader.to(ranks.device), tokenizer
+
+
+def _reader_name(options: Options, folder: Path | None) -> str:
+    name = str(folder) if folder else options.reader.reader_model_type
+    if name is None:
+        raise OptionError(
+            "--reader_model_type is needed where there is no checkpoint to start from"
+        )
+    return name
 
 
 def _retriever(

@@ -16,6 +16,7 @@ from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.distributed.agreement import build_main_first, raise_together
 from gazetteer.errors import OptionError
+from gazetteer.flags import flat_values
 from gazetteer.options import Options
 from gazetteer.records import Ranks
 from gazetteer.tasks import TASKS
@@ -91,15 +92,8 @@ def build_task(options: Options) -> Task:
     """The task, with the flags it listens to."""
     name = options.task.task
     assert name is not None, "option rules require a task"
-    if name == "qa":
-        return TASKS["qa"](options.task.qa_prompt_format)
-    if name == "multiple_choice":
-        return TASKS["multiple_choice"](
-            options.task.multiple_choice_num_options,
-            options.task.multiple_choice_train_permutations,
-            options.task.multiple_choice_eval_permutations,
-        )
-    return TASKS[name]()
+    kind, values = TASKS[name], flat_values(options)
+    return kind(**{argument: values[flag] for argument, flag in kind.flags.items()})
 
 
 def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) -> ExampleFiles:
@@ -118,6 +112,7 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
         return ExampleFiles.open(
             [Path(path) for path in paths],
             fields,
+            keeps=task.keeps,
             flag=flag,
             on_bad_line=options.data.on_bad_line,
             passages_folder=options.data.cache_folder if has_passages else None,
@@ -127,6 +122,8 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
     files = build_main_first(build, ranks)
     if ranks.is_main and files.skipped:
         logger.warning("bad lines skipped: %d, the first: %s", len(files.skipped), files.skipped[0])
+    if ranks.is_main and files.left_out:
+        logger.info("%s: %d lines left out: %s", flag, files.left_out, task.left_out_reason)
     return files
 
 

@@ -93,8 +93,10 @@ def _count_examples(options: Options, paths: list[str], flag: str) -> int:
     fields = task.evaluation_fields
     if flag == "--train_data":
         fields, is_training = task.training_fields, True
-    lines = ExampleFiles.open(files, fields, flag=flag, on_bad_line=options.data.on_bad_line).count
-    return lines * len(task.orders(is_training=is_training))
+    lines = ExampleFiles.open(
+        files, fields, keeps=task.keeps, flag=flag, on_bad_line=options.data.on_bad_line
+    )
+    return lines.count * len(task.orders(is_training=is_training))
 
 
 def _passages(options: Options) -> int | None:

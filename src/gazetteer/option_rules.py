@@ -19,16 +19,17 @@ from gazetteer.option_bounds import BOUNDS
 from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.refresh_schedule import parse_refresh_schedule
+from gazetteer.task_names import TASK_NAMES
 
 if TYPE_CHECKING:
     from gazetteer.options import Options
 
 Program = Literal["train", "evaluate"]
 
-AVAILABLE_TASKS = ("qa", "base", "fever", "multiple_choice")
-"""Tasks this version can do; Atlas's other names are known and refused by name."""
 CLOSED_TASKS = ("fever", "multiple_choice")
 """Tasks whose answers are a closed set."""
+TOKENIZING_TASKS = ("mlm",)
+"""Tasks whose examples are made with the reader's tokenizer, whether anything is read or not."""
 MAX_OPTIONS_IN_ALL_ORDERS = 6
 """720 examples of one line; with one option more, 5,040."""
 
@@ -98,10 +99,7 @@ def _order_rules(options: Options, program: Program) -> Iterator[str]:
 def _task_rules(options: Options, _: Program) -> Iterator[str]:
     task = options.task.task
     if task is None:
-        yield f"--task is required: {' or '.join(AVAILABLE_TASKS)}"
-    elif task not in AVAILABLE_TASKS:
-        available = " and ".join(AVAILABLE_TASKS)
-        yield f"--task {task}: not available in this version; {available} are"
+        yield f"--task is required: {' or '.join(TASK_NAMES)}"
     if options.task.rank_candidates and task not in CLOSED_TASKS:
         yield f"--rank_candidates must come with --task {' or '.join(CLOSED_TASKS)}"
     count = options.task.multiple_choice_num_options
@@ -159,6 +157,9 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
         for name in ("closed_book", "use_file_passages"):
             if getattr(options.data, name):
                 yield f"--retrieve_only must not be given with --{name}, which retrieves nothing"
+        task, has_model = options.task.task, options.experiment.model_path != "none"
+        if task in TOKENIZING_TASKS and reader is None and not has_model:
+            yield f"--reader_model_type is required with --task {task}, which uses its tokenizer"
     elif reader is None and options.experiment.model_path == "none":
         yield (
             "--reader_model_type is required: the reader's name, such as google/t5-base-lm-adapt"

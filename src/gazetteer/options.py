@@ -31,11 +31,11 @@ from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
 from gazetteer.paths import path_kind
 from gazetteer.reader_names import READER_CHOICES
+from gazetteer.task_names import TASK_NAMES
 
 OPTIONS_FILE = "options.json"
 """Name of the saved options, in an experiment's folder and beside each checkpoint."""
 
-TaskName = Literal["base", "mlm", "lm", "multiple_choice", "kilt", "section", "fever", "qa"]
 GoldScoreMode = Literal["evalnormsum", "loop", "ppmean", "emdr", "pdist", "adist", "emdr2"]
 FaissIndexType = Literal["ivfflat", "flat", "ivfsq", "ivfpq", "pq", "sq", "pqfs", "ivfpqfs"]
 Permutations = Literal["single", "cyclic", "all"]
@@ -100,7 +100,9 @@ class DataOptions:
 class TaskOptions:
     """Task: what an example means."""
 
-    task: TaskName | None = flag(None, "what examples are, and how answers are judged; required")
+    task: str | None = flag(
+        None, "what examples are, and how answers are judged; required", choices=TASK_NAMES
+    )
     qa_prompt_format: str = flag("question: {question} answer: <extra_id_0>", "query of --task qa")
     mlm_noise_density: float = flag(0.15, "share of a text that is masked")
     mlm_mean_noise_span_length: float = flag(3.0, "mean length of a masked span, in tokens")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -138,19 +139,40 @@ class Reporter:
         )  # fmt: skip
         self._write("train", step, {**averages, **learning_rates, "memory_gib": memory})
 
-    def evaluation(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
-        """One line about an evaluation: `Dataset: {file} | {value} {metric} | ...`."""
+    def evaluation(
+        self,
+        step: int,
+        name: str,
+        metrics: Mapping[str, float],
+        intervals: Mapping[str, tuple[float, float]],
+    ) -> None:
+        """Two lines about an evaluation: `Dataset: {file} | {value} {metric} | ...`, the intervals.
+
+        The first is Atlas's, which others may read; in metrics.jsonl, too, the intervals have a
+        line of their own: `[low, high]` by the name of each metric.
+        """
         if not self._is_main:
             return
         numbers = " | ".join(f"{value:.3f} {metric}" for metric, value in metrics.items())
         logger.info("Dataset: %s | %s", name, numbers)
         self._write("eval", step, {f"{name}/{metric}": value for metric, value in metrics.items()})
+        if not intervals:
+            return
+        ranges = " | ".join(f"{low:.3f}-{high:.3f} {m}" for m, (low, high) in intervals.items())
+        logger.info("95%% intervals: %s | %s", name, ranges)
+        self._append(
+            {"kind": "interval", "step": step}
+            | {f"{name}/{metric}": list(ends) for metric, ends in intervals.items()}
+        )
 
     def _write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         assert self._writer is not None
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
-        line = json.dumps({"kind": kind, "step": step, **numbers}) + "\n"
+        self._append({"kind": kind, "step": step, **numbers})
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record) + "\n"
         # One write per line, so that a reader never sees half of one.
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(line)

@@ -7,7 +7,7 @@ that they are tokenised once and read by row, as searched ones are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,18 @@ class ExampleFiles:
         file_numbers: which file each line is in.
         offsets: where it begins there, in bytes.
         passages: passages that came with the lines; None when they are not used.
-        passage_starts: lines + 1 numbers: line i owns rows passage_starts[i] to
-            passage_starts[i + 1].
-        skipped: what was wrong with each line left out.
+        passage_ranges: for each line the first of its rows there, and the one after the last.
+        skipped: what was wrong with each bad line.
+        left_out: how many good lines the task has no use for.
     """
 
     paths: tuple[Path, ...]
     file_numbers: np.ndarray
     offsets: np.ndarray
     passages: PassageStore | None = None
-    passage_starts: np.ndarray | None = None
+    passage_ranges: np.ndarray | None = None
     skipped: tuple[str, ...] = ()
+    left_out: int = 0
 
     @classmethod
     def open(
@@ -63,6 +64,7 @@ class ExampleFiles:
         fields: Sequence[Field],
         *,
         flag: str,
+        keeps: Callable[[Mapping[str, Any]], bool] | None = None,
         on_bad_line: OnBadLine = "error",
         passages_folder: Path | None = None,
         show_progress: bool = False,
@@ -73,6 +75,7 @@ class ExampleFiles:
             paths: jsonl files.
             fields: what the task needs.
             flag: named in errors.
+            keeps: whether the task makes an example of a good line; None = of all.
             on_bad_line: raise, or leave the line out.
             passages_folder: where to keep passages that come with the lines; None to ignore them.
             show_progress: draw a bar.
@@ -80,7 +83,7 @@ class ExampleFiles:
         Raises:
             DataError: a bad line, or no line at all.
         """
-        scan = _Scan([*fields, *COMMON_FIELDS], flag, on_bad_line)
+        scan = _Scan([*fields, *COMMON_FIELDS], flag, on_bad_line, keeps)
         if passages_folder is not None:
             scan.fields.append(GIVEN_PASSAGES)
         with progress(
@@ -92,15 +95,19 @@ class ExampleFiles:
                 _read_to_the_end(lines)
             else:
                 store = _passage_store(scan, lines, paths, passages_folder)
-        if not scan.offsets:
-            raise DataError(f"{', '.join(map(str, paths))}: found no examples ({flag})")
+        kept = np.asarray(scan.kept, dtype=bool)
+        if not kept.any():
+            among = f" among {len(kept)} good lines, the task keeps none" if len(kept) else ""
+            raise DataError(f"{', '.join(map(str, paths))}: found no examples{among} ({flag})")
+        starts = np.cumsum([0, *scan.passage_counts])
         return cls(
             tuple(paths),
-            np.asarray(scan.file_numbers, dtype=np.int32),
-            np.asarray(scan.offsets, dtype=np.int64),
+            np.asarray(scan.file_numbers, dtype=np.int32)[kept],
+            np.asarray(scan.offsets, dtype=np.int64)[kept],
             store,
-            np.cumsum([0, *scan.passage_counts]) if store is not None else None,
+            np.stack([starts[:-1], starts[1:]], axis=1)[kept] if store is not None else None,
             tuple(scan.skipped),
+            int((~kept).sum()),
         )
 
     @property
@@ -127,9 +134,9 @@ class ExampleFiles:
 
     def with_passages(self, example: Example, index: int) -> Example:
         """The example made of line `index`, with the rows of the passages that came with it."""
-        if self.passage_starts is None:
+        if self.passage_ranges is None:
             return example
-        start, stop = self.passage_starts[index : index + 2].tolist()
+        start, stop = self.passage_ranges[index].tolist()
         return replace(example, passage_rows=tuple(range(start, stop)))
 
 
@@ -141,14 +148,22 @@ def _read_to_the_end(lines: Iterator[Line]) -> None:
 class _Scan:
     """One pass over the files: what is kept of each line."""
 
-    def __init__(self, fields: list[Field], flag: str, on_bad_line: OnBadLine) -> None:
+    def __init__(
+        self,
+        fields: list[Field],
+        flag: str,
+        on_bad_line: OnBadLine,
+        keeps: Callable[[Mapping[str, Any]], bool] | None,
+    ) -> None:
         self.fields = fields
+        self.kept: list[bool] = []
         self.file_numbers: list[int] = []
         self.offsets: list[int] = []
         self.passage_counts: list[int] = []
         self.skipped: list[str] = []
         self._flag = flag
         self._on_bad_line: OnBadLine = on_bad_line
+        self._keeps = keeps
 
     def lines(self, paths: Sequence[Path], on_bytes: Any) -> Iterator[Line]:  # noqa: ANN401
         for number, path in enumerate(paths):
@@ -163,6 +178,7 @@ class _Scan:
                 self.file_numbers.append(number)
                 self.offsets.append(line.offset)
                 self.passage_counts.append(len(line.value.get("passages") or ()))
+                self.kept.append(self._keeps is None or self._keeps(line.value))
                 yield line
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from gazetteer.errors import DataError
 
 OnBadLine = Literal["error", "skip"]
-Kind = Literal["text", "texts", "passages", "id", "options"]
+Kind = Literal["text", "texts", "passages", "id", "options", "outputs"]
 
 EXPECTED: dict[Kind, str] = {
     "text": "a string",
@@ -25,6 +25,7 @@ EXPECTED: dict[Kind, str] = {
     "passages": "a list of objects with string fields 'title' and 'text'",
     "id": "a string or a whole number",
     "options": "an object of strings",
+    "outputs": "a list of objects with a string field 'answer'",
 }
 MAX_DEPTH = 100
 """Levels of nesting: far beyond any data, far below where Python's own recursion ends."""
@@ -49,8 +50,9 @@ class Field:
     Attributes:
         name: key in the object.
         kind: "text" (a string), "texts" (a list of strings, not empty), "passages" (a list of
-            objects with text in `text` and, where present, `title`), "id" (a string or an int) or
-            "options" (an object of strings).
+            objects with text in `text` and, where present, `title`), "id" (a string or an int),
+            "options" (an object of strings) or "outputs" (KILT's list of objects, of which one at
+            least has text in `answer` where they are required).
         required: must be there; otherwise it may be missing or null.
         unless: another field that may stand in for a required one.
         allowed: the only values of a text, or all keys of options; empty for any.
@@ -295,6 +297,8 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
                 raise BadLineError(_mismatch(field, describe(found)))
         elif field.kind == "texts":
             _check_texts(field, found)
+        elif field.kind == "outputs":
+            _check_outputs(field, found)
         else:
             _check_passages(field, found)
 
@@ -318,6 +322,24 @@ def _check_options(field: Field, found: Any) -> None:  # noqa: ANN401 - being ch
     for key, text in found.items():
         if not isinstance(text, str):
             raise BadLineError(_mismatch(field, f"{describe(text)} as option {_shown(key)}"))
+
+
+ANSWER = Field("answer", "text", required=False)
+
+
+def _check_outputs(field: Field, found: Any) -> None:  # noqa: ANN401 - being checked
+    if not isinstance(found, list):
+        raise BadLineError(_mismatch(field, describe(found)))
+    for position, output in enumerate(found):
+        where = f"field '{field.name}', output {position}"
+        if not isinstance(output, dict):
+            raise BadLineError(f"{where}: found {describe(output)}, expected an object")
+        try:
+            check_fields(output, (ANSWER,))
+        except BadLineError as error:
+            raise BadLineError(f"{where}, {error}") from None
+    if field.required and not any((output.get("answer") or "").strip() for output in found):
+        raise BadLineError(_mismatch(field, "no answer"))
 
 
 PASSAGE_FIELDS = (

@@ -189,8 +189,8 @@ class ChoiceTally:
             right = order[self._candidates.index(example.answers[0])]
         self._rows.append([example.example_id, right, *fields[LOGITS].values()])
 
-    def scores(self, ranks: Ranks) -> Iterator[dict[str, float]]:
-        """`debiased_accuracy` of this rank's share of the lines that have an answer.
+    def scores(self, ranks: Ranks) -> Iterator[tuple[int, dict[str, float]]]:
+        """Number and `debiased_accuracy` of this rank's share of the lines that have an answer.
 
         Collective: every rank must call this, and take every value.
         """
@@ -201,7 +201,7 @@ class ChoiceTally:
         answers = rows[:, 0, 1].long()
         for line in range(ranks.rank, len(rows), ranks.world_size):
             if answers[line] >= 0:
-                yield {"debiased_accuracy": float(chosen[line] == answers[line])}
+                yield line, {"debiased_accuracy": float(chosen[line] == answers[line])}
 
 
 def merger(

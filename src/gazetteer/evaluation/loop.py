@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw, evaluation_batches
-from gazetteer.distributed.collectives import all_reduce_sum
 from gazetteer.evaluation.closed_answers import ChoiceTally, ClosedAnswers, merger
 from gazetteer.evaluation.predictions import Answer, RecordMerger, ResultsFile, result_record
+from gazetteer.evaluation.totals import Measured, Totals
 from gazetteer.losses import reader_loss
 from gazetteer.metrics.ranking import first_relevant_position, has_answer
 from gazetteer.modes import evaluation_mode
@@ -76,7 +76,7 @@ class Evaluator:
     @torch.no_grad()
     def evaluate(
         self, batches: BatchBuilder, passages: PassageStore | None, results: Path | None, name: str
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Evaluate every example once.
 
         Collective: every rank must call this.
@@ -88,10 +88,9 @@ class Evaluator:
             name: shown beside the progress bar.
 
         Returns:
-            Averages over all examples of all ranks, in percent (eval_loss in nats), the same on
-            every rank, in the order in which they are logged.
+            Metrics over all examples of all ranks, the same on every rank.
         """
-        totals, tally = Totals(), self._tally(batches)
+        totals, tally = Totals(len(batches.orders)), self._tally(batches)
         plan = evaluation_batches(
             batches.count,
             batch_size=self.batch_size,
@@ -113,9 +112,9 @@ class Evaluator:
                     shown = found if self.write_passages else [None] * len(found)
                     writer.write(batch.examples, _records(batch.examples, shown, answers))
                 bar.update(min(self.batch_size * self.ranks.world_size, bar.total - bar.n))
-        for score in tally.scores(self.ranks) if tally is not None else ():
-            totals.add(score)
-        return totals.averages(self._metric_names(totals))
+        for line, score in tally.scores(self.ranks) if tally is not None else ():
+            totals.add_unit(score, line)
+        return totals.measured(self._metric_names())
 
     def _tally(self, batches: BatchBuilder) -> ChoiceTally | None:
         if self.reading is None or not self.task.debiases:
@@ -138,7 +137,7 @@ class Evaluator:
             for example, passages in zip(batch.examples, found, strict=True):
                 # No passage holds "true" or "B": such answers say nothing about retrieval.
                 wanted = () if self.task.candidates else example.answers
-                totals.add(_retrieval_metrics(example, wanted, passages, self.n_context))
+                totals.add(_retrieval_metrics(example, wanted, passages, self.n_context), example)
             return found, None
         if not batch.examples:
             return found, []
@@ -156,7 +155,7 @@ class Evaluator:
             judged = [i for i, example in enumerate(batch.examples) if example.answers]
             if judged:
                 loss = reader_loss(logits[judged], targets.labels[judged])
-                totals.add({"eval_loss": float(loss)})
+                totals.add_unit({"eval_loss": float(loss)}, batch.examples[0].example_id)
             ids = generate(reading.reader, context, reading.generation, targets.prompts)
             closed = reading.closed
             fields = closed.ask(reading.reader, context, logits, batch) if closed else repeat({})
@@ -164,43 +163,16 @@ class Evaluator:
         answers = [Answer(text, more) for text, more in zip(texts, fields, strict=False)]
         for example, answer in zip(batch.examples, answers, strict=True):
             if example.answers:
-                totals.add(self.task.score(answer.text, example.answers))
-                totals.add(closed.score(answer.fields, example.answers) if closed else {})
+                totals.add(self.task.score(answer.text, example.answers), example)
+                ranked = closed.score(answer.fields, example.answers) if closed else {}
+                totals.add(ranked, example)
         return answers
 
-    def _metric_names(self, totals: Totals) -> tuple[str, ...]:
+    def _metric_names(self) -> tuple[str, ...]:
         if self.reading is None:
             return _retrieval_names(self.n_context)
         closed = self.reading.closed
         return (*self.task.metrics, *(("ranking_accuracy",) if closed and closed.compares else ()))
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums and counts of metrics on this rank."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Count one example (or, for eval_loss, one batch)."""
-        for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def averages(self, names: Sequence[str]) -> dict[str, float]:
-        """Averages over all ranks; names nobody counted are left out.
-
-        Collective: every rank must call this with the same names.
-        """
-        table = [[self.sums.get(name, 0.0), self.counts.get(name, 0)] for name in names]
-        totals = all_reduce_sum(torch.tensor(table, dtype=torch.float64).view(-1, 2))
-        percent = {name: 1.0 if name == "eval_loss" else 100.0 for name in names}
-        return {
-            name: percent[name] * float(total / count)
-            for name, (total, count) in zip(names, totals.tolist(), strict=True)
-            if count
-        }
 
 
 def _passages(hits: Hits, store: PassageStore) -> list[list[PassageRecord]]:

@@ -111,13 +111,13 @@ def evaluate_all(
     """
     for evaluation in evaluations:
         name = f"{Path(evaluation.name).stem}-step-{step}.jsonl"
-        metrics = evaluation.evaluator.evaluate(
+        measured = evaluation.evaluator.evaluate(
             evaluation.batches,
             evaluation.passages,
             folder / name if write_results else None,
             evaluation.name,
         )
-        reporter.evaluation(step, evaluation.name, metrics)
+        reporter.evaluation(step, evaluation.name, measured.averages, measured.intervals)
 
 
 def evaluate(options: Options, ranks: Ranks) -> int:

@@ -1,6 +1,6 @@
 """How good one predicted answer is: exact match, F1, accuracy.
 
-ROUGE and averages over examples are elsewhere.
+ROUGE (rouge.py) and averages over examples are elsewhere.
 """
 
 import re
@@ -32,8 +32,17 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     return _best(lambda answer: float(normalize_answer(answer) == normalized), answers)
 
 
-def f1(prediction: str, answers: Sequence[str]) -> float:
+def f1(
+    prediction: str,
+    answers: Sequence[str],
+    normalize: Callable[[str], str] = normalize_answer,
+) -> float:
     """Overlap with the closest answer, as bags of normalized words: 2 PR / (P + R).
+
+    Args:
+        prediction: one text.
+        answers: what it is compared with.
+        normalize: applied to both before they are split into words at white space.
 
     Returns:
         0..1; 0 without a common word, so also for two empty strings.
@@ -41,8 +50,8 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         ValueError: there are no answers; an example without answers has no score.
     """
-    words = Counter(normalize_answer(prediction).split())
-    return _best(lambda answer: _bag_f1(words, Counter(normalize_answer(answer).split())), answers)
+    words = Counter(normalize(prediction).split())
+    return _best(lambda answer: _bag_f1(words, Counter(normalize(answer).split())), answers)
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:

@@ -66,6 +66,21 @@ def load_reader(
     return reader.to(DTYPES[precision]), tokenizer
 
 
+def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, for what is cut as the reader would, and not read.
+
+    Raises:
+        CheckpointError: nothing usable under that name.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(HUB_NAMES.get(name_or_folder, name_or_folder))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"tokenizer of reader '{name_or_folder}' cannot be loaded: {reason}"
+        ) from error
+
+
 def require_t5(source: str) -> None:
     """Look at the config under a name of the hub or a folder.
 

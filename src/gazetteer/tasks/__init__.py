@@ -1,12 +1,13 @@
-"""The registry of tasks: a name on the command line, a class with `Task`'s methods."""
+"""What a line of data means, and how an answer is judged: a module for each task."""
 
-from gazetteer.tasks import base, fever, multiple_choice, qa
+from __future__ import annotations
 
-TASKS = {
-    "base": base.Task,
-    "fever": fever.Task,
-    "multiple_choice": multiple_choice.Task,
-    "qa": qa.Task,
-}
+from importlib import import_module
+from typing import Any
+
+from gazetteer.task_names import TASK_NAMES
+
+TASKS: dict[str, Any] = {name: import_module(f"gazetteer.tasks.{name}").Task for name in TASK_NAMES}
+"""The class `Task` of each name in the registry, `task_names.py`."""
 
 __all__ = ["TASKS"]

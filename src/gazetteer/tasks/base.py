@@ -33,19 +33,25 @@ class Task:
     """Sequence to sequence: field `query` in, field `target` out.
 
     Attributes:
+        flags: the constructor's arguments, and the flag that gives each its value.
         fields: types of what a line holds.
         metrics: in the order in which they are logged.
         filters: whether some passages are forbidden, see `forbidden_passage_id`.
+        tokenizes: whether examples cannot be made without the reader's tokenizer.
+        left_out_reason: what is wrong with lines that `keeps` refuses, for the log.
         debiases: whether the probabilities of the candidates are averaged over `orders`, and
             `debiased_accuracy` is that of the likeliest.
     """
 
+    flags: ClassVar[Mapping[str, str]] = {}
     fields: ClassVar[tuple[Field, ...]] = (
         Field("query", "text", required=True),
         Field("target", "text", required=True),
     )
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "eval_loss")
     filters: ClassVar[bool] = False
+    tokenizes: ClassVar[bool] = False
+    left_out_reason: ClassVar[str] = ""
     debiases: ClassVar[bool] = False
 
     @property
@@ -63,8 +69,16 @@ class Task:
         """What a line to learn from needs."""
         return self.evaluation_fields
 
+    def keeps(self, line: Mapping[str, Any]) -> bool:
+        """Whether there is an example in this line; its `fields` were checked."""
+        return True
+
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Told once, before the first example: the reader's; None where nothing is read."""
+        """Told once, before the first example: the reader's; None where nothing is read.
+
+        Raises:
+            OptionError: the task cannot work with it.
+        """
 
     def orders(self, *, is_training: bool) -> Sequence[tuple[int, ...]]:
         """Orders in which each line is read, one example for each; the first leaves it as it is."""
@@ -76,16 +90,13 @@ class Task:
 
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random
-    ) -> Example | None:
+    ) -> Example:
         """Turn one line of data into an example.
 
         Args:
-            line: the parsed line; its `fields` were checked.
+            line: the parsed line; its `fields` were checked, and `keeps` said yes.
             example_id: its place among all examples.
             generator: the only source of randomness allowed; seeded by run, epoch and example.
-
-        Returns:
-            The example, or None to skip the line (whatever the generator says).
         """
         return self._with_common_fields(
             line,

@@ -41,7 +41,7 @@ class Task(base.Task):
 
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random
-    ) -> Example | None:
+    ) -> Example:
         """The claim in a question's prompt; the target is the label's word."""
         label = line.get("label")
         answer = None if label is None else ANSWERS[label]

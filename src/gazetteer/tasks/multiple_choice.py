@@ -42,6 +42,11 @@ class Task(base.Task):
         Field("answer", "text", required=False),
     )
     metrics: ClassVar[tuple[str, ...]] = ("debiased_accuracy", "accuracy", "eval_loss")
+    flags: ClassVar[Mapping[str, str]] = {
+        "options": "multiple_choice_num_options",
+        "train_permutations": "multiple_choice_train_permutations",
+        "eval_permutations": "multiple_choice_eval_permutations",
+    }
     debiases: ClassVar[bool] = True
 
     def __init__(
@@ -100,7 +105,7 @@ class Task(base.Task):
 
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random
-    ) -> Example | None:
+    ) -> Example:
         """Query from question and options; target and answer are a letter.
 
         Without an answer the target is the first letter, which nothing is learnt from or scored

@@ -27,6 +27,7 @@ class Task(base.Task):
         Field("target", "text", required=False),
     )
     metrics: ClassVar[tuple[str, ...]] = ("exact_match", "f1", "eval_loss")
+    flags: ClassVar[Mapping[str, str]] = {"prompt": "qa_prompt_format"}
 
     @property
     def training_fields(self) -> tuple[Field, ...]:
@@ -39,7 +40,7 @@ class Task(base.Task):
 
     def example(
         self, line: Mapping[str, Any], example_id: int, generator: random.Random
-    ) -> Example | None:
+    ) -> Example:
         """Query from the prompt; target is field `target`, or an answer drawn anew each epoch."""
         answers = tuple(line.get("answers") or ())
         target = line.get("target")

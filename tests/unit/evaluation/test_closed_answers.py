@@ -15,7 +15,7 @@ from gazetteer.evaluation.closed_answers import (
     merger,
     option_probabilities,
 )
-from gazetteer.evaluation.loop import Totals
+from gazetteer.evaluation.totals import Totals
 from gazetteer.reader import FusionReader
 from gazetteer.records import Batch, Example, Ranks
 from gazetteer.tasks.multiple_choice import orders
@@ -139,13 +139,13 @@ def test_a_tally_needs_no_particular_sequence_of_examples() -> None:
         logits = {"AB"[i]: worth[line][option] for i, option in enumerate(order)}
         tally.add(example, {"choice_logits": logits})
     scores = list(tally.scores(Ranks()))
-    assert scores == [{"debiased_accuracy": 1.0}, {"debiased_accuracy": 0.0}]
+    assert scores == [(0, {"debiased_accuracy": 1.0}), (1, {"debiased_accuracy": 0.0})]
     shares = [list(tally.scores(Ranks(rank=rank, world_size=2))) for rank in (0, 1)]
     assert [len(share) for share in shares] == [1, 1]
     totals = Totals()
-    for score in scores:
-        totals.add(score)
-    assert totals.averages(("debiased_accuracy",)) == {"debiased_accuracy": 50.0}
+    for line, score in scores:
+        totals.add_unit(score, line)
+    assert totals.measured(("debiased_accuracy",)).averages == {"debiased_accuracy": 50.0}
 
 
 def test_one_record_is_made_of_those_of_all_orders() -> None:
