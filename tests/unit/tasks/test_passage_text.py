@@ -113,14 +113,14 @@ def test_a_single_word_cannot_be_cut() -> None:
 def test_holes_of_a_fixed_generator() -> None:
     text = "paris is the capital of france and rome is the capital of italy"
     assert masked(text, random.Random(0), density=0.3, mean_length=2.0) == (
-        "paris is the <extra_id_0> france and <extra_id_1> is the capital <extra_id_2>",
-        "<extra_id_0> capital of <extra_id_1> rome <extra_id_2> of italy",
+        "paris is the capital of france and <extra_id_0> the capital <extra_id_1>",
+        "<extra_id_0> rome is <extra_id_1> of italy",
     )
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.text(st.sampled_from([*"abc é水😀\n\t{}▁", "\u200b", " the ", " river "]), max_size=60),
+    st.text("abc é水😀\n\t{}▁\u200bthe river", max_size=60),
     st.floats(0.01, 0.99),
     st.floats(1, 5),
     st.integers(0, 99),
@@ -131,13 +131,15 @@ def test_query_and_target_make_the_text(
     query, target = masked(
         text, random.Random(seed), density=density, mean_length=mean_length, max_tokens=1000
     )
-    assert "".join(put_together(query, target).split()) == "".join(text.split())
-    assert put_together(query, target) == text.strip()[: len(put_together(query, target))]
+    # What comes after the last token of the text, if anything, is a character without a token.
+    whole = put_together(query, target)
+    assert text.strip().startswith(whole)
+    assert not TOKENIZER.tokenize(text.strip()[len(whole) :])
 
 
 def test_a_text_is_cut_to_its_tokens_before_it_is_masked() -> None:
     query, target = masked("king queen war year " * 50, random.Random(1), max_tokens=10)
-    assert put_together(query, target) == ("king queen war year " * 50)[:45].strip()
+    assert put_together(query, target) == " ".join(["king queen war year"] * 3)[:50]
 
 
 def test_masks_depend_on_the_generator_alone() -> None:
@@ -191,7 +193,7 @@ def test_sentinels_of_the_text_itself_are_taken_out() -> None:
 
 
 def test_a_text_without_a_token_is_neither_learnt_nor_scored() -> None:
-    tokenizer = Tokenizer(models.WordLevel({"<extra_id_0>": 0, "a": 1}))
+    tokenizer = Tokenizer(models.BPE({"<extra_id_0>": 0, "a": 1}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     task = mlm.Task()
     task.use_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
