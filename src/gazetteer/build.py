@@ -7,6 +7,7 @@ order of `step.py`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
+from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
+from gazetteer.convert.description import describe_atlas
+from gazetteer.convert.weights import reader_fill, reader_name, retriever_fills
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
@@ -27,6 +31,7 @@ from gazetteer.reader import FusionReader, GenerationSettings, load_reader
 from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing, load_reader_tokenizer
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
+from gazetteer.retriever.loading import Fill
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
@@ -56,15 +61,16 @@ class Models:
 
 
 def model_folder(options: Options) -> Path | None:
-    """The checkpoint `--model_path` names, its files checked; None for "none".
+    """The checkpoint `--model_path` names, ours with its files checked; None for "none".
 
     Raises:
-        CheckpointError: it is no checkpoint of ours, or it is damaged.
+        CheckpointError: it is no checkpoint of ours or Atlas's, or it is damaged.
     """
     if options.experiment.model_path == "none":
         return None
     folder = Path(options.experiment.model_path).resolve()
-    require_intact(folder)
+    if atlas_file(folder) is None:
+        require_intact(folder)
     return folder
 
 
@@ -88,18 +94,19 @@ def build_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
 
 
 def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:
+    atlas = open_atlas(options, checkpoint)
     retrieves = not options.data.use_file_passages
     retriever, retriever_tokenizer = None, None
     if retrieves:
         source = checkpoint / RETRIEVER_FOLDER if checkpoint else None
-        retriever, retriever_tokenizer = _retriever(options, ranks, source)
+        retriever, retriever_tokenizer = _retriever(options, ranks, source, atlas)
     reader, reader_tokenizer = None, None
     if not options.retriever.retrieve_only:
         source = checkpoint / READER_FOLDER if checkpoint else None
-        reader, reader_tokenizer = _reader(options, ranks, source)
+        reader, reader_tokenizer = _reader(options, ranks, source, atlas)
     elif options.task.task is not None and TASKS[options.task.task].tokenizes:
         source = checkpoint / READER_FOLDER if checkpoint else None
-        reader_tokenizer = load_reader_tokenizer(_reader_name(options, source))
+        reader_tokenizer = load_reader_tokenizer(_reader_name(options, source, atlas))
     return Models(
         retriever=retriever,
         retriever_tokenizer=retriever_tokenizer,
@@ -108,23 +115,41 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
     )
 
 
+def open_atlas(options: Options, checkpoint: Path | None) -> AtlasCheckpoint | None:
+    """Atlas's checkpoint in a folder, and in the log what is taken from it; None if it is ours.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = atlas_file(checkpoint) if checkpoint else None
+    if path is None:
+        return None
+    atlas = open_atlas_checkpoint(path)
+    for line in describe_atlas(atlas, options):
+        logger.info("%s", line)
+    return atlas
+
+
 def _reader(
-    options: Options, ranks: Ranks, folder: Path | None
+    options: Options, ranks: Ranks, folder: Path | None, atlas: AtlasCheckpoint | None
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
     reader, tokenizer = load_reader(
-        _reader_name(options, folder),
+        _reader_name(options, folder, atlas),
         dropout=options.optimisation.dropout,
         precision=options.optimisation.precision,
         max_padded_tokens=PADDED_TOKENS[ranks.device.type],
         attention="eager" if ranks.device.type == "cpu" else "sdpa",
+        fill=reader_fill(atlas) if atlas else None,
     )
     if options.optimisation.use_gradient_checkpoint_reader:
         enable_gradient_checkpointing(reader.model)
     return reader.to(ranks.device), tokenizer
 
 
-def _reader_name(options: Options, folder: Path | None) -> str:
+def _reader_name(options: Options, folder: Path | None, atlas: AtlasCheckpoint | None) -> str:
     name = str(folder) if folder else options.reader.reader_model_type
+    if atlas is not None:
+        name = reader_name(atlas, options.reader.reader_model_type)
     if name is None:
         raise OptionError(
             "--reader_model_type is needed where there is no checkpoint to start from"
@@ -133,10 +158,11 @@ def _reader_name(options: Options, folder: Path | None) -> str:
 
 
 def _retriever(
-    options: Options, ranks: Ranks, folder: Path | None
+    options: Options, ranks: Ranks, folder: Path | None, atlas: AtlasCheckpoint | None
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     name = str(folder) if folder and folder.is_dir() else options.retriever.retriever_model_path
-    retriever, tokenizer = load_encoders(options, ranks, name)
+    fills = retriever_fills(atlas) if atlas and atlas.has_retriever else None
+    retriever, tokenizer = load_encoders(options, ranks, name, fills)
     if options.retriever.untie_retriever:
         retriever.untie()
     if options.retriever.query_side_retriever_training:
@@ -150,9 +176,15 @@ def _retriever(
 
 
 def load_encoders(
-    options: Options, ranks: Ranks, name: str
+    options: Options, ranks: Ranks, name: str, fills: Sequence[Fill] | None = None
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     """The towers under a name or in a folder, on the CPU, with the limits of this device.
+
+    Args:
+        options: of the run.
+        ranks: this process among its peers.
+        name: of the hub, or a folder.
+        fills: give the towers their weights; None reads those under the name.
 
     Raises:
         CheckpointError: they cannot be loaded.
@@ -170,6 +202,7 @@ def load_encoders(
             max_padded_tokens=PADDED_TOKENS[ranks.device.type],
         ),
         attention="eager" if ranks.device.type == "cpu" else "sdpa",
+        fills=fills,
     )
 
 

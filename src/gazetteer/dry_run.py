@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForCondition
 
 from gazetteer import build
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
+from gazetteer.convert.weights import reader_name
 from gazetteer.data.corpus import CorpusSize, cached_folder, estimate_passages
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, stated_facts
@@ -165,9 +166,12 @@ def _check_count(options: Options, passages: int, rows: int) -> None:
 
 def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
     checkpoint = build.model_folder(options)
+    atlas = build.open_atlas(options, checkpoint)
     reader = retriever = None
     if not options.retriever.retrieve_only:
         name = options.reader.reader_model_type or ""
+        if atlas is not None:
+            name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
         _require_kind(source, "reader")
         reader = _size(source, "reader")

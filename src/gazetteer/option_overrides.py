@@ -13,6 +13,9 @@ from gazetteer.refresh_schedule import first_gap, parse_refresh_schedule
 if TYPE_CHECKING:
     from gazetteer.options import Options
 
+GOLD_SCORE_ALIASES = {"pdist": "ppmean", "adist": "evalnormsum"}
+"""The paper's names, and Atlas's own."""
+
 
 def resolve(options: Options) -> tuple[Options, list[str]]:
     """Settle what flags imply for each other.
@@ -38,7 +41,7 @@ def resolve(options: Options) -> tuple[Options, list[str]]:
 def _full_names(options: Options) -> tuple[str, dict[str, Any]]:
     mode, reader = options.retriever.gold_score_mode, options.reader.reader_model_type
     return "the same by another name", {
-        "gold_score_mode": {"pdist": "ppmean", "adist": "evalnormsum"}.get(mode, mode),
+        "gold_score_mode": GOLD_SCORE_ALIASES.get(mode, mode),
         "reader_model_type": full_reader_name(reader) if reader else reader,
     }
 

@@ -5,12 +5,13 @@ calls anything: a global that a pickle names is refused, or, where the caller kn
 symbol. No list or dict is met twice, so what comes out is no larger than the pickle.
 """
 
+# ruff: noqa: D102 - one method per instruction, and named as it is
 from __future__ import annotations
 
 import math
 import pickletools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -59,8 +60,15 @@ def read_pickle(source: IO[bytes], symbols: frozenset[str] = frozenset()) -> Any
     Raises:
         RefusedPickleError: anything else is in it, or it is damaged.
     """
-    machine = _Machine(symbols)
-    actions = _PLAIN | _SYMBOLIC if symbols else _PLAIN
+    return run_pickle(source, Machine(symbols), PLAIN | SYMBOLIC if symbols else PLAIN)
+
+
+def run_pickle(source: IO[bytes], machine: Machine, actions: Mapping[str, Action]) -> Any:  # noqa: ANN401
+    """Run the instructions of a pickle on a machine of the caller's.
+
+    Raises:
+        RefusedPickleError: one of them is not among `actions`, or the pickle is damaged.
+    """
     # Without a `tell`, which would be called for each instruction.
     reader = cast(IO[bytes], SimpleNamespace(read=source.read, readline=source.readline))
     try:
@@ -77,7 +85,7 @@ def read_pickle(source: IO[bytes], symbols: frozenset[str] = frozenset()) -> Any
         raise RefusedPickleError(f"not a whole pickle ({reason})") from None
 
 
-class _Machine:
+class Machine:
     """The stack, the marks that were set on it, and the memo. One method per kind of instruction.
 
     Instructions come from a file that may be malicious: what is not exactly as a pickler writes it
@@ -219,51 +227,53 @@ class _Machine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if type(function) is not Symbol or type(arguments) is not tuple:
             raise TypeError("a call of what is no function")
-        self._stack.append(Call(function.name, arguments))
+        self._stack.append(self.called(function.name, arguments))
+
+    def called(self, function: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        """What stands for the result of a call."""
+        return Call(function, arguments)
 
     def refer(self, _: None) -> None:
         self._stack.append(Reference(self._stack.pop()))
 
 
-_Action = Callable[[_Machine, Any], None]
+Action = Callable[[Machine, Any], None]
 
-_PLAIN: dict[str, _Action] = (
-    dict.fromkeys(["PROTO", "FRAME", "STOP"], _Machine.pass_over)
+PLAIN: dict[str, Action] = (
+    dict.fromkeys(["PROTO", "FRAME", "STOP"], Machine.pass_over)
+    | dict.fromkeys(["UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"], Machine.push_text)
     | dict.fromkeys(
-        ["UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"], _Machine.push_text
+        ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"], Machine.push_integer
     )
-    | dict.fromkeys(
-        ["INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"], _Machine.push_integer
-    )
-    | dict.fromkeys(["FLOAT", "BINFLOAT"], _Machine.push_float)
-    | dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT"], _Machine.put)
-    | dict.fromkeys(["GET", "BINGET", "LONG_BINGET"], _Machine.get)
-    | dict.fromkeys(["GLOBAL", "INST"], _Machine.push_global)
+    | dict.fromkeys(["FLOAT", "BINFLOAT"], Machine.push_float)
+    | dict.fromkeys(["PUT", "BINPUT", "LONG_BINPUT"], Machine.put)
+    | dict.fromkeys(["GET", "BINGET", "LONG_BINGET"], Machine.get)
+    | dict.fromkeys(["GLOBAL", "INST"], Machine.push_global)
     | {
-        "NONE": _Machine.push_none,
-        "NEWTRUE": _Machine.push_true,
-        "NEWFALSE": _Machine.push_false,
-        "EMPTY_LIST": _Machine.push_list,
-        "EMPTY_DICT": _Machine.push_dict,
-        "MARK": _Machine.mark,
-        "LIST": _Machine.make_list,
-        "DICT": _Machine.make_dict,
-        "APPEND": _Machine.append,
-        "APPENDS": _Machine.append_marked,
-        "SETITEM": _Machine.set_item,
-        "SETITEMS": _Machine.set_marked,
-        "MEMOIZE": _Machine.memoize,
-        "STACK_GLOBAL": _Machine.push_stacked_global,
+        "NONE": Machine.push_none,
+        "NEWTRUE": Machine.push_true,
+        "NEWFALSE": Machine.push_false,
+        "EMPTY_LIST": Machine.push_list,
+        "EMPTY_DICT": Machine.push_dict,
+        "MARK": Machine.mark,
+        "LIST": Machine.make_list,
+        "DICT": Machine.make_dict,
+        "APPEND": Machine.append,
+        "APPENDS": Machine.append_marked,
+        "SETITEM": Machine.set_item,
+        "SETITEMS": Machine.set_marked,
+        "MEMOIZE": Machine.memoize,
+        "STACK_GLOBAL": Machine.push_stacked_global,
     }
 )
-_SYMBOLIC: dict[str, _Action] = {
-    "EMPTY_TUPLE": _Machine.push_empty_tuple,
-    "TUPLE": _Machine.make_tuple,
+SYMBOLIC: dict[str, Action] = {
+    "EMPTY_TUPLE": Machine.push_empty_tuple,
+    "TUPLE": Machine.make_tuple,
     "TUPLE1": lambda machine, _: machine.tuple_of(1),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "REDUCE": _Machine.call,
-    "BINPERSID": _Machine.refer,
+    "REDUCE": Machine.call,
+    "BINPERSID": Machine.refer,
 }
 
 

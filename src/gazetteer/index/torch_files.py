@@ -107,9 +107,9 @@ def open_matrix(path: Path) -> SavedMatrix:
     """
     try:
         with path.open("rb") as file:
-            _require_zip(file)
+            require_zip(file)
             with zipfile.ZipFile(file) as archive:
-                root, pickled = _description(archive)
+                root, pickled = pickle_entry(archive)
                 if pickled.file_size > LARGEST_DESCRIPTION:
                     raise ValueError("expected one matrix")
                 described = read_pickle(io.BytesIO(archive.read(pickled)), SYMBOLS)
@@ -117,7 +117,7 @@ def open_matrix(path: Path) -> SavedMatrix:
     except RefusedPickleError as error:
         raise IndexFileError(f"{path}: {error}") from None
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise IndexFileError(f"{path}: not a readable tensor ({_reason(error)})") from None
+        raise IndexFileError(f"{path}: not a readable tensor ({one_line_reason(error)})") from None
 
 
 def read_saved_list(path: Path) -> Any:  # noqa: ANN401 - checked by the caller
@@ -131,15 +131,16 @@ def read_saved_list(path: Path) -> Any:  # noqa: ANN401 - checked by the caller
             if not _is_zip(file):
                 _refuse_legacy(file)
                 return read_pickle(file)
-            with zipfile.ZipFile(file) as archive, archive.open(_description(archive)[1]) as entry:
+            with zipfile.ZipFile(file) as archive, archive.open(pickle_entry(archive)[1]) as entry:
                 return read_pickle(entry)
     except RefusedPickleError as error:
         raise IndexFileError(f"{path}: {error}") from None
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise IndexFileError(f"{path}: not a readable list ({_reason(error)})") from None
+        raise IndexFileError(f"{path}: not a readable list ({one_line_reason(error)})") from None
 
 
-def _reason(error: Exception) -> str:
+def one_line_reason(error: Exception) -> str:
+    """What an error says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
@@ -151,7 +152,8 @@ def _is_zip(file: IO[bytes]) -> bool:
     return mark == ZIP_MARK
 
 
-def _require_zip(file: IO[bytes]) -> None:
+def require_zip(file: IO[bytes]) -> None:
+    """Raise ValueError unless the file looks like one of torch 1.6 or newer."""
     if not _is_zip(file):
         _refuse_legacy(file)
         raise ValueError("expected a file of torch.save")
@@ -164,7 +166,7 @@ def _refuse_legacy(file: IO[bytes]) -> None:
         raise ValueError("the format of torch before 1.6; load and save it again with a newer one")
 
 
-def _description(archive: zipfile.ZipFile) -> tuple[str, zipfile.ZipInfo]:
+def pickle_entry(archive: zipfile.ZipFile) -> tuple[str, zipfile.ZipInfo]:
     """The archive's inner folder, and the entry of the pickle."""
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
@@ -173,10 +175,11 @@ def _description(archive: zipfile.ZipFile) -> tuple[str, zipfile.ZipInfo]:
     order = f"{root}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
         raise ValueError("numbers with the highest byte first")
-    return root, _stored(archive, names[0])
+    return root, stored_entry(archive, names[0])
 
 
-def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+def stored_entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """An entry that lies in the file as it is; ValueError if there is none."""
     try:
         entry = archive.getinfo(name)
     except KeyError:
@@ -190,14 +193,14 @@ def _locate(
     path: Path, file: IO[bytes], archive: zipfile.ZipFile, root: str, described: object
 ) -> SavedMatrix:
     dtype, key, offset, shape, strides = _parse(described)
-    entry = _stored(archive, f"{root}data/{key}")
+    entry = stored_entry(archive, f"{root}data/{key}")
     available = entry.file_size // dtype.itemsize
     if shape[0] * shape[1] > available:
         raise ValueError(f"a matrix of {shape[0]} x {shape[1]} in a storage of {available} numbers")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if min(shape) > 0 and last >= available:
         raise ValueError(f"the matrix ends at number {last}, its storage has {available}")
-    begin = _content_start(file, entry)
+    begin = content_start(file, entry)
     if begin + entry.file_size > path.stat().st_size:
         raise ValueError("the file is cut short")
     return SavedMatrix(
@@ -230,7 +233,7 @@ def _parse(described: object) -> tuple[torch.dtype, str, int, tuple[int, int], t
     raise ValueError("expected one matrix of float16, bfloat16 or float32")
 
 
-def _content_start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+def content_start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
     """Where an entry's content begins in the file; its own header says how long that header is."""
     file.seek(entry.header_offset)
     header = file.read(LOCAL_HEADER.size)

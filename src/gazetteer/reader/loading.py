@@ -6,6 +6,7 @@ and untied heads (v1.1, lm-adapt, flan) are read as they were trained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,7 @@ def load_reader(
     precision: Precision,
     max_padded_tokens: int,
     attention: Attention = "sdpa",
+    fill: Callable[[T5ForConditionalGeneration, torch.dtype], None] | None = None,
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
     """Load a T5 reader and its tokenizer.
 
@@ -48,6 +50,8 @@ def load_reader(
         max_padded_tokens: tokens of one encoder call.
         attention: implementation inside transformers. T5's position bias keeps "sdpa" from its
             fast kernels on a CPU, where "eager" is faster.
+        fill: gives a model made of the config alone, its weights on the "meta" device, weights of a
+            dtype; None reads those that lie under the name.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
@@ -56,12 +60,22 @@ def load_reader(
     try:
         require_t5(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = T5ForConditionalGeneration.from_pretrained(
-            source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
-        )
+        if fill is not None:
+            config = AutoConfig.from_pretrained(source, dropout_rate=dropout)
+            with torch.device("meta"):
+                model = T5ForConditionalGeneration._from_config(
+                    config, attn_implementation=attention
+                )
+        else:
+            model = T5ForConditionalGeneration.from_pretrained(
+                source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
+            )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
+    if fill is not None:
+        fill(model, DTYPES[precision])
+        model.eval()
     reader = FusionReader(model, max_padded_tokens=max_padded_tokens)
     return reader.to(DTYPES[precision]), tokenizer
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,12 +26,15 @@ from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.files import replace_json
 from gazetteer.retriever.dual_encoder import DualEncoder
 from gazetteer.retriever.encoder import EmbeddingBatch, Pooling, TextEncoder
+from gazetteer.retriever.sentence_files import describe_for_sentence_transformers
 
 QUERY_FOLDER, PASSAGE_FOLDER = "query", "passage"
 EMBEDDING = "embedding.json"
 """How vectors are made of token states; transformers has no place for it in its own config."""
 DEFAULT_POOLING: Pooling = "mean"
 Attention = Literal["eager", "sdpa"]
+Fill = Callable[[nn.Module], None]
+"""Sets every weight of a model."""
 
 
 def load_retriever(
@@ -42,6 +46,7 @@ def load_retriever(
     dtype: torch.dtype,
     batch: EmbeddingBatch,
     attention: Attention = "eager",
+    fills: Sequence[Fill] | None = None,
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     """Load a retriever and its tokenizer.
 
@@ -54,6 +59,8 @@ def load_retriever(
         batch: limits of one encoder call.
         attention: implementation inside transformers. On a CPU "eager" is up to a third faster:
             "sdpa" multiplies many small blocks, each at the price of a large one.
+        fills: give towers made of the config alone their weights: one for tied towers, or query's
+            and passage's; None reads those that lie under the name.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
@@ -61,8 +68,8 @@ def load_retriever(
     """
     pooling, normalize = _as_saved(Path(name_or_folder), pooling, normalize)
 
-    def tower(source: str) -> TextEncoder:
-        model = _encoder(source, dropout, attention)
+    def tower(source: str, fill: Fill | None) -> TextEncoder:
+        model = _encoder(source, dropout, attention, fill)
         return TextEncoder(model.to(dtype), pooling=pooling, normalize=normalize)
 
     folder = Path(name_or_folder)
@@ -71,8 +78,11 @@ def load_retriever(
     try:
         encoder_config(query_source)
         tokenizer = AutoTokenizer.from_pretrained(query_source)
-        query_tower = tower(query_source)
-        passage_tower = tower(str(folder / PASSAGE_FOLDER)) if is_untied else query_tower
+        passage_source = str(folder / PASSAGE_FOLDER) if is_untied else name_or_folder
+        query_fill, passage_fill = (fills[0], fills[-1]) if fills else (None, None)
+        query_tower = tower(query_source, query_fill)
+        is_tied = len(fills) == 1 if fills else not is_untied
+        passage_tower = query_tower if is_tied else tower(passage_source, passage_fill)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"retriever '{name_or_folder}' cannot be loaded: {reason}") from error
@@ -98,7 +108,9 @@ def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has
     return config
 
 
-def _encoder(source: str, dropout: float, attention: Attention) -> Any:  # noqa: ANN401 - likewise
+def _encoder(
+    source: str, dropout: float, attention: Attention, fill: Fill | None
+) -> Any:  # noqa: ANN401
     """The model in float32, without the layer that some have above the token states."""
     config = encoder_config(source)
     # Each type of model has names of its own for its dropouts; some read them in every forward.
@@ -108,9 +120,13 @@ def _encoder(source: str, dropout: float, attention: Attention) -> Any:  # noqa:
     kind: Any = MODEL_MAPPING[type(config)]
     takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
     unused = {"add_pooling_layer": False} if takes_layer else {}
-    model = AutoModel.from_pretrained(
-        source, config=config, dtype=torch.float32, attn_implementation=attention, **unused
-    )
+    if fill is not None:
+        model = kind._from_config(config, attn_implementation=attention, **unused).eval()
+        fill(model)
+    else:
+        model = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, attn_implementation=attention, **unused
+        )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
@@ -155,3 +171,4 @@ def save_retriever(
 def _save_tower(tower: TextEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tower.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    describe_for_sentence_transformers(tower, folder)

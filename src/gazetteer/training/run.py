@@ -11,6 +11,7 @@ from torch import nn
 from gazetteer import build
 from gazetteer.build_search import Retrieving, build_retrieving
 from gazetteer.compute import seed_everything
+from gazetteer.convert.atlas_checkpoint import ATLAS_FILE
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import RunData
 from gazetteer.distributed.replicas import replicate
@@ -143,13 +144,16 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     (fresh optimisers, step 0); else from the pre-trained models.
 
     Raises:
-        OptionError: a flag that the checkpoint was made with cannot change on the way.
+        OptionError: a flag that the checkpoint was made with cannot change on the way, or Atlas's
+            own checkpoints are in the experiment's folder.
     """
     seed_everything(options.experiment.seed + ranks.rank)
     assert data.train is not None
     folder = options.experiment.folder
     checkpoints = CheckpointFolder(folder / "checkpoint")
     resumed = checkpoints.newest_intact()
+    if resumed is None:
+        _refuse_atlas_run(checkpoints.path)
     notes = _changed_options(options, resumed) if resumed else []
     models = build.build_models(options, ranks, resumed or build.model_folder(options))
     retrieving = build_retrieving(
@@ -181,6 +185,16 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     for note in notes:
         logger.warning("%s", note)
     return run
+
+
+def _refuse_atlas_run(folder: Path) -> None:
+    """Atlas would resume there; we would begin anew, and put our checkpoints where its are."""
+    found = next(iter(sorted(folder.glob(f"*/{ATLAS_FILE}"))), None)
+    if found is not None:
+        raise OptionError(
+            f"--name: {folder} holds checkpoints of Atlas, which are not resumed; choose another "
+            f"--name, and --model_path {found.parent} to start from their weights"
+        )
 
 
 def _start(run: TrainingRun, checkpoint: Path | None) -> None:

@@ -1,0 +1,1 @@
+"""Checkpoints of Atlas: read without unpickling them, started from, converted, and written."""

@@ -1,0 +1,50 @@
+"""What sentence-transformers looks for beside a model: how token states become one vector.
+
+Without these files it takes the mean, whatever the model was trained with. The class names are the
+ones every version of it understands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gazetteer.files import replace_json
+from gazetteer.retriever.encoder import TextEncoder
+
+POOLING_FLAGS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "sqrt": "pooling_mode_mean_sqrt_len_tokens",
+}
+POOLING_FOLDER, NORMALIZE_FOLDER = "1_Pooling", "2_Normalize"
+
+
+def describe_for_sentence_transformers(tower: TextEncoder, folder: Path) -> None:
+    """Write modules, pooling and lengths beside the weights of one tower."""
+    modules = [("Transformer", ""), ("Pooling", POOLING_FOLDER)]
+    if tower.normalize:
+        modules.append(("Normalize", NORMALIZE_FOLDER))
+    documents = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, (kind, path) in enumerate(modules)
+    ]
+    for _, path in modules:
+        (folder / path).mkdir(exist_ok=True)
+    pooling = {flag: name == tower.pooling for name, flag in POOLING_FLAGS.items()}
+    replace_json(
+        folder / POOLING_FOLDER / "config.json",
+        {"word_embedding_dimension": tower.embedding_dim} | pooling,
+    )
+    positions = getattr(tower.model.config, "max_position_embeddings", None)
+    replace_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": positions, "do_lower_case": False}
+    )
+    replace_json(
+        folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "dot"}
+    )
+    replace_json(folder / "modules.json", documents)
