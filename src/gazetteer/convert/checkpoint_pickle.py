@@ -106,11 +106,14 @@ class _CheckpointMachine(Machine):
             target[key] = value
 
 
-_ACTIONS: dict[str, Action] = (
-    PLAIN
-    | SYMBOLIC
-    | dict.fromkeys(["GLOBAL"], _CheckpointMachine.push_global)
-    | dict.fromkeys(["FLOAT", "BINFLOAT"], _CheckpointMachine.push_number)
-    | dict.fromkeys(["GET", "BINGET", "LONG_BINGET"], _CheckpointMachine.get)
-    | {"BUILD": _CheckpointMachine.set_state, "NEWOBJ": _CheckpointMachine.call}
-)
+_OWN: dict[str, Action] = {
+    "GLOBAL": _CheckpointMachine.push_global,
+    "FLOAT": _CheckpointMachine.push_number,
+    "BINFLOAT": _CheckpointMachine.push_number,
+    "GET": _CheckpointMachine.get,
+    "BINGET": _CheckpointMachine.get,
+    "LONG_BINGET": _CheckpointMachine.get,
+    "BUILD": _CheckpointMachine.set_state,
+    "NEWOBJ": _CheckpointMachine.call,
+}
+_ACTIONS = PLAIN | SYMBOLIC | _OWN

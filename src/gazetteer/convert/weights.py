@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 READER_FLAG, RETRIEVER_FLAG = "--reader_model_type", "--retriever_model_path"
 SHARED, HEAD = "shared.weight", "lm_head.weight"
-EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+EMBEDDINGS: tuple[str, ...] = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 """T5 has one table of embeddings; its state dict repeats it under these names."""
 UNUSED = {
     # Old T5 files have a bias there that no T5 adds.

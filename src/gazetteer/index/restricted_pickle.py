@@ -237,7 +237,8 @@ class Machine:
         self._stack.append(Reference(self._stack.pop()))
 
 
-Action = Callable[[Machine, Any], None]
+Action = Callable[[Any, Any], None]
+"""What an instruction does to a machine with its argument."""
 
 PLAIN: dict[str, Action] = (
     dict.fromkeys(["PROTO", "FRAME", "STOP"], Machine.pass_over)
