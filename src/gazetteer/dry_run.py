@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForCondition
 
 from gazetteer import build
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
-from gazetteer.convert.weights import reader_name
+from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint
+from gazetteer.convert.weights import reader_name, require_fit
 from gazetteer.data.corpus import CorpusSize, cached_folder, estimate_passages
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, stated_facts
@@ -174,7 +175,7 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
             name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
         _require_kind(source, "reader")
-        reader = _size(source, "reader")
+        reader = _size(source, "reader", atlas)
     if not options.data.use_file_passages:
         source = options.retriever.retriever_model_path
         saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
@@ -185,7 +186,7 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
             _check_files(towers / PASSAGE_FOLDER, "retriever", needs_tokenizer=False)
             source = str(towers / QUERY_FOLDER)
         _require_kind(source, "retriever")
-        retriever = _size(source, "retriever")
+        retriever = _size(source, "retriever", atlas)
     return reader, retriever
 
 
@@ -210,7 +211,8 @@ def _check_files(folder: Path, what: str, *, needs_tokenizer: bool = True) -> No
             )
 
 
-def _size(source: str, what: str) -> ModelSize:
+def _size(source: str, what: str, atlas: AtlasCheckpoint | None) -> ModelSize:
+    """Count the weights under a name; those of Atlas's checkpoint have to fit it."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -223,6 +225,10 @@ def _size(source: str, what: str) -> ModelSize:
             if what == "reader"
             else AutoModel.from_config(config)
         )
+    if atlas is not None:
+        for part in atlas.parts:
+            if part.split(".")[0] == what:
+                require_fit(atlas, part, model)
     return ModelSize(sum(p.numel() for p in model.parameters()), int(config.hidden_size))
 
 

@@ -99,6 +99,40 @@ def test_dry_run_looks_into_it(world: Path) -> None:
         list(dry_run.plan(options, Ranks()))
 
 
+def test_dry_run_finds_what_does_not_fit(world: Path) -> None:
+    norm = "retriever.contriever.embeddings.LayerNorm.weight"
+    atlas = save_atlas(world / "misfit", atlas_model() | {norm: torch.ones(3)}).parent
+    options = options_of(world, "evaluate", name="misfit", model_path=atlas, dry_run=True)
+    with pytest.raises(
+        CheckpointError, match=r"LayerNorm\.weight has shape \[3\], expected \[32\]"
+    ):
+        list(dry_run.plan(options, Ranks()))
+    atlas = save_atlas(world / "misfit", atlas_model(untied_t5())).parent
+    with pytest.raises(CheckpointError, match=r"is it another model\? \(--reader_model_type\)"):
+        list(dry_run.plan(options, Ranks()))
+
+
+def test_our_checkpoints_go_to_atlas_and_come_back(world: Path) -> None:
+    flags = {"train_retriever": True, "query_side_retriever_training": True, "total_steps": 1}
+    run_train(world, name="ours", **flags)
+    ours = world / "experiments/ours/checkpoint/latest"
+    assert main([str(ours), "--to", "atlas", "--output", str(world / "given")]) == 0
+    content = torch.load(world / "given/model.pth.tar", weights_only=False)
+    assert content["step"] == 1
+    assert content["opt"].n_context == 2
+    assert {name.split(".")[1] for name in content["model"] if name.startswith("retr")} == {
+        "query_contriever",
+        "passage_contriever",
+    }
+    for name, path in (("direct", ours), ("returned", world / "given")):
+        run_evaluate(world, name=name, model_path=path, write_results=True)
+    direct, returned = (
+        (results(world, name, "dev-step-0.jsonl"), eval_loss(world, name))
+        for name in ("direct", "returned")
+    )
+    assert direct == returned
+
+
 def test_no_retriever_and_no_reader(world: Path) -> None:
     model = atlas_model()
     reader = {name: t for name, t in model.items() if name.startswith("reader.")}

@@ -208,7 +208,7 @@ def _towers(folder: Path) -> dict[str, Path]:
     how = folder / EMBEDDING
     if how.is_file():
         saved = json.loads(how.read_text(encoding="utf-8"))
-        if saved.get("pooling") != "mean" or saved.get("normalize"):
+        if saved != {"pooling": "mean", "normalize": False}:
             raise CheckpointError(
                 f"{how}: Atlas takes the mean of token states and nothing else; this retriever was "
                 f"trained with {saved}"

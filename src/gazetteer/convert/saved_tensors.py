@@ -116,7 +116,7 @@ def open_saved_state(path: Path) -> SavedState:
     except RefusedPickleError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except zipfile.BadZipFile:
-        raise CheckpointError(f"{path}: cut short or damaged (its table of contents is)") from None
+        raise CheckpointError(f"{path}: cut short or damaged") from None
     except (OSError, ValueError, NotImplementedError, EOFError) as error:
         reason = one_line_reason(error)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from None

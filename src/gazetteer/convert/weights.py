@@ -24,6 +24,7 @@ from gazetteer.reader_names import full_reader_name, is_reader_name
 if TYPE_CHECKING:
     from transformers import T5ForConditionalGeneration
 
+RETRIEVER = "retriever"
 READER_FLAG, RETRIEVER_FLAG = "--reader_model_type", "--retriever_model_path"
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 EMBEDDINGS: tuple[str, ...] = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -32,7 +33,7 @@ UNUSED = {
     # Old T5 files have a bias there that no T5 adds.
     READER: re.compile(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias.*"),
     # Counting buffers, and a layer above the token states that no retriever of Atlas reads.
-    "retriever": re.compile(r"embeddings\.(position_ids|token_type_ids)|pooler\..*"),
+    RETRIEVER: re.compile(r"embeddings\.(position_ids|token_type_ids)|pooler\..*"),
 }
 SHOWN_KEYS = 3
 
@@ -69,9 +70,8 @@ def reader_fill(
         weights = _Weights(atlas, READER, READER_FLAG)
         # T5Config of transformers 5 ties every head, and loading one would overwrite `shared`.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.shared.weight))
+        require_fit(atlas, READER, model)
         expected = dict(model.named_parameters())
-        copies = dict.fromkeys(EMBEDDINGS, expected[SHARED])
-        weights.require_fit(expected, optional=copies)
         is_tied = weights.are_equal(SHARED, HEAD)
         for name in EMBEDDINGS:
             if name in weights.tensors and not weights.are_equal(SHARED, name):
@@ -92,6 +92,29 @@ def reader_fill(
     return fill
 
 
+def require_fit(atlas: AtlasCheckpoint, part: str, model: nn.Module) -> None:
+    """Compare a part of a checkpoint with a model, which may be on the "meta" device.
+
+    Args:
+        atlas: the checkpoint.
+        part: "reader", or one of the towers.
+        model: T5 or BERT.
+
+    Raises:
+        CheckpointError: keys or shapes do not fit.
+    """
+    if part == READER:
+        weights = _Weights(atlas, part, READER_FLAG)
+        expected = dict(model.named_parameters())
+        # As transformers makes them, tied to `shared`.
+        expected[HEAD] = expected[SHARED]
+        weights.require_fit(expected, optional=dict.fromkeys(EMBEDDINGS, expected[SHARED]))
+        return
+    unused = UNUSED[RETRIEVER]
+    expected = {n: p for n, p in model.named_parameters() if not unused.fullmatch(n)}
+    _Weights(atlas, part, RETRIEVER_FLAG).require_fit(expected)
+
+
 def retriever_fills(atlas: AtlasCheckpoint) -> list[Callable[[nn.Module], None]]:
     """What sets the weights of the towers: one for tied ones, else the query's and the passage's.
 
@@ -105,9 +128,8 @@ def retriever_fills(atlas: AtlasCheckpoint) -> list[Callable[[nn.Module], None]]
 def _tower_fill(weights: _Weights) -> Callable[[nn.Module], None]:
     @torch.no_grad()
     def fill(model: nn.Module) -> None:
-        expected = dict(model.named_parameters())
-        weights.require_fit(expected)
-        for name, parameter in expected.items():
+        require_fit(weights.atlas, weights.part, model)
+        for name, parameter in model.named_parameters():
             parameter.copy_(weights.tensors[name].read())
 
     return fill
@@ -122,8 +144,10 @@ class _Weights:
         self.tensors: dict[str, SavedTensor] = {
             name: tensor for name, tensor in tensors.items() if not unused.fullmatch(name)
         }
-        self._atlas = atlas
-        self._part = part
+        if part == READER and SHARED in tensors:
+            self.tensors.setdefault(HEAD, tensors[SHARED])
+        self.atlas = atlas
+        self.part = part
         self._flag = flag
 
     def require_fit(
@@ -132,22 +156,19 @@ class _Weights:
         optional: Mapping[str, nn.Parameter] = MappingProxyType({}),
     ) -> None:
         """Raise CheckpointError unless the file has these names in these shapes, and no others."""
-        head = {HEAD} if HEAD in expected else set()
-        if head and HEAD not in self.tensors and SHARED in self.tensors:
-            self.tensors[HEAD] = self.tensors[SHARED]
         missing = expected.keys() - self.tensors.keys()
         unknown = self.tensors.keys() - expected.keys() - optional.keys()
         if missing or unknown:
             found = [f"lacks {self._shown(missing)}"] if missing else []
             found += [f"has {self._shown(unknown)}, which the model has not"] if unknown else []
             raise CheckpointError(
-                f"{self._atlas.path}: {' and '.join(found)}: is it another model? ({self._flag})"
+                f"{self.atlas.path}: {' and '.join(found)}: is it another model? ({self._flag})"
             )
         for name, parameter in {**expected, **optional}.items():
             saved = self.tensors.get(name)
             if saved is not None and saved.shape != tuple(parameter.shape):
                 raise CheckpointError(
-                    f"{self._atlas.path}: {self._part}.{name} has shape {list(saved.shape)}, "
+                    f"{self.atlas.path}: {self.part}.{name} has shape {list(saved.shape)}, "
                     f"expected {list(parameter.shape)} ({self._flag})"
                 )
 
@@ -158,6 +179,6 @@ class _Weights:
 
     def _shown(self, names: Iterable[str]) -> str:
         ordered = sorted(names)
-        shown = ", ".join(f"{self._part}.{ascii(name)[1:-1]}" for name in ordered[:SHOWN_KEYS])
+        shown = ", ".join(f"{self.part}.{ascii(name)[1:-1]}" for name in ordered[:SHOWN_KEYS])
         more = len(ordered) - SHOWN_KEYS
         return shown + (f" and {more} more" if more > 0 else "")
