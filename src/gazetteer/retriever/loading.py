@@ -108,9 +108,7 @@ def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has
     return config
 
 
-def _encoder(
-    source: str, dropout: float, attention: Attention, fill: Fill | None
-) -> Any:  # noqa: ANN401
+def _encoder(source: str, dropout: float, attention: Attention, fill: Fill | None) -> Any:  # noqa: ANN401
     """The model in float32, without the layer that some have above the token states."""
     config = encoder_config(source)
     # Each type of model has names of its own for its dropouts; some read them in every forward.
