@@ -31,13 +31,15 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/pip install --quiet -e '.[cpu]'
+	$(BIN)/pip install --quiet -e '.[cpu,dense]'
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.passages
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.flat_search
 	$(BIN)/python -m benchmarks.refresh
+	$(BIN)/python -m benchmarks.embedding
+	$(BIN)/python -m benchmarks.compressed_recall
 
 docs: install
 	$(BIN)/python -m gazetteer.flags_page > docs/flags.md
