@@ -196,6 +196,8 @@ def _parquet_blocks(path: Path) -> Iterator[SourceBlock]:
             columns = _parquet_columns(path, file.schema_arrow)
             # Without threads, which keep several row groups in memory.
             for batch in file.iter_batches(BLOCK_ROWS, columns=columns, use_threads=False):
+                # A dot in a name also selects a part of a nested column.
+                batch = batch.select([name for name in batch.schema.names if name in columns])
                 rows += batch.num_rows
                 block = Block("arrow", _as_stream(batch), is_first=rows == batch.num_rows)
                 yield SourceBlock(path, block, size * rows // total)

@@ -197,9 +197,17 @@ def stated_facts(folder: Path) -> tuple[int, str] | None:
 
 
 def copy_passages(store: PassageStore, folder: Path) -> None:
-    """Put the passages into another folder, by hard links where the disk allows."""
-    if folder.resolve() == store.folder.resolve():
-        return
+    """Put the passages into another folder, by hard links where the disk allows.
+
+    If the same passages are there, nothing is touched; else others serve until these are whole.
+    """
+    try:
+        if PassageStore(folder).fingerprint == store.fingerprint:
+            return
+    except IndexFileError:
+        pass
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
     for name in (ARROW_FILE, ABOUT_FILE, MANIFEST):
@@ -207,5 +215,7 @@ def copy_passages(store: PassageStore, folder: Path) -> None:
             os.link(store.folder / name, partial / name)
         except OSError:
             shutil.copyfile(store.folder / name, partial / name)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(partial.with_suffix(".old"))
     partial.rename(folder)
+    shutil.rmtree(partial.with_suffix(".old"), ignore_errors=True)

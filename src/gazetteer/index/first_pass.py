@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.index.candidates import Candidates
+from gazetteer.index.norms import SMALLEST_NORMAL
 from gazetteer.index.pair_scores import pair_scores, rounding_bound
 from gazetteer.index.rounded_rows import (
     BLOCK,
@@ -65,7 +66,7 @@ def possible_rows(
 
     Returns:
         Rows, each with a score that it does not exceed; None where too many rows could be, as when
-        most scores are equal.
+        most scores are equal, or where scores are no finite numbers.
     """
     asked = round_queries(queries, rows.codes.dtype)
     worth = _Worth(vectors, queries, rounding_bound(queries, rows.norms.max()), asked.scale)
@@ -79,7 +80,7 @@ def possible_rows(
             threshold = worth.of_kth(_real_rows(leaders, rows))
             if len(scores.products) == len(rows.codes):
                 remaining = _remaining([_hits(scores, first, rows, threshold)], rows, threshold)
-                return remaining if len(remaining) <= limit // 2 else None
+                return _if_enough(remaining, top_k) if len(remaining) <= limit // 2 else None
         # The k-th best of what some k different rows are worth at least.
         best = torch.cat([best, scores.block_maxima - scores.error[0]])
         if len(best) > top_k:
@@ -93,7 +94,7 @@ def possible_rows(
             found = [remaining]
             if len(remaining) > limit // 2:
                 return None
-    return _settle(found, rows, threshold, worth, top_k)[0]
+    return _if_enough(_settle(found, rows, threshold, worth, top_k)[0], top_k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,8 @@ def _scores(rows: RoundedRows, asked: RoundedQueries) -> Iterator[tuple[int, _Sc
     if len(rows.codes) * queries > 2 * limit:
         tiles = max(1, limit // (rows.tile_rows * queries))
     dtype = torch.int32 if rows.codes.dtype == torch.int8 else torch.float32
+    # Products of float codes may be too small for float32; those of int8 are whole numbers.
+    lost = 0.0 if dtype == torch.int32 else rows.codes.shape[1] * SMALLEST_NORMAL
     size = min(tiles * rows.tile_rows, len(rows.codes))
     # Few queries make short work of a tile: more rows at once, or calls would cost more than sums.
     rows_at_once = rows.tile_rows * max(1, MANY_QUERIES // queries)
@@ -184,10 +187,16 @@ def _scores(rows: RoundedRows, asked: RoundedQueries) -> Iterator[tuple[int, _Sc
         norm = rows.norms[first_tile : first_tile + tiles].amax()
         residual = rows.residuals[first_tile : first_tile + tiles].amax()
         error = (asked.residual * norm + asked.length * residual) * (1 + SAFETY)
-        error = error + ROUNDING * (asked.length + asked.residual) * norm
+        error = error + ROUNDING * (asked.length + asked.residual) * norm + lost
         groups = maxima[: (stop - start) // GROUP]
         blocks = groups.view(-1, BLOCK // GROUP, queries).amax(dim=1)
         yield start, _Scores(products[: stop - start], groups, blocks, error.unsqueeze(0))
+
+
+def _if_enough(found: Candidates, top_k: int) -> Candidates | None:
+    """None if a query has less than k: its scores overflow, or are not numbers."""
+    counts = found.query.bincount(minlength=found.queries)
+    return found if bool((counts >= top_k).all()) else None
 
 
 def _remaining(found: list[Candidates], rows: RoundedRows, threshold: Tensor) -> Candidates:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gazetteer.index.candidates import Candidates
 from gazetteer.index.first_pass import possible_rows, queries_at_once
+from gazetteer.index.norms import norms
 from gazetteer.index.pair_scores import exact_scores, pair_scores, rounding_bound
 from gazetteer.index.rounded_rows import RoundedRows, has_first_pass, round_rows
 from gazetteer.index.shards import EMPTY_ROW
@@ -144,7 +145,7 @@ def largest_norm(embeddings: Float[Tensor, "row dim"]) -> Float[Tensor, ""]:
     """Length of the longest vector, on which the rounding bound depends; 0 without rows."""
     if len(embeddings) == 0:
         return embeddings.new_zeros(())
-    return torch.stack([tile.norm(dim=1).max() for tile in embeddings.split(TILE_ROWS)]).max()
+    return torch.stack([norms(tile).max() for tile in embeddings.split(TILE_ROWS)]).max()
 
 
 def order_hits(scores: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

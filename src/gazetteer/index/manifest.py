@@ -96,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexFileError(f"{path}: not a readable manifest ({error})") from None
     try:
         kind = document["format"], document["format_version"]

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gazetteer.index.norms import SMALLEST_NORMAL, norms
+
 NUMBERS_PER_STEP = {"cpu": 65_536, "cuda": 4_000_000}
 """How many numbers one step may gather: a CPU's cache in float64, 32 MB of a GPU."""
 WIDEST = 4_000_000
@@ -25,10 +27,12 @@ def rounding_bound(
     |computed - exact| <= gamma * |q|.|x| with gamma = d u / (1 - d u), u = 2^-24, in any order of
     summation (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); |q|.|x| is at
     most the product of the norms. Twice, because the rescored side is rounded to float32 as well.
+    Products too small for float32 may lose all of themselves, and count in full.
     """
     unit = 2.0**-24
     gamma = queries.shape[1] * unit / (1 - queries.shape[1] * unit)
-    return 2 * gamma * queries.norm(dim=1) * norm_limit
+    lost = queries.shape[1] * SMALLEST_NORMAL
+    return 2 * (gamma * norms(queries) * norm_limit + lost)
 
 
 def pair_scores(

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gazetteer.index.norms import norms
+
 GROUP = 8
 """Rows that share a scale, and of which the largest score is looked at first."""
 BLOCK = 64
@@ -129,7 +131,7 @@ def round_blocks(
     width = padded_dim(dim) if kind == "int8" else dim
     codes = torch.zeros(padded, width, dtype=CODE_DTYPES[kind], device=device)
     scales = torch.ones(padded // GROUP, device=device)
-    norms, residuals = torch.empty(2, padded // BLOCK, device=device)
+    lengths, residuals = torch.empty(2, padded // BLOCK, device=device)
     for start in range(0, count, STRIP_ROWS):
         strip = vectors[start : start + STRIP_ROWS].to(device)
         missing = -len(strip) % BLOCK
@@ -146,12 +148,12 @@ def round_blocks(
         rounded = rounded.to(codes.dtype)
         codes[start : start + len(strip), :dim] = rounded
         blocks = slice(start // BLOCK, (start + len(strip)) // BLOCK)
-        norms[blocks] = strip.norm(dim=1).view(-1, BLOCK).amax(dim=1)
-        off = (strip - rounded.float() * scale).norm(dim=1)
+        lengths[blocks] = norms(strip).view(-1, BLOCK).amax(dim=1)
+        off = norms(strip - rounded.float() * scale)
         residuals[blocks] = off.view(-1, BLOCK).amax(dim=1)
-    if not bool((norms + residuals).isfinite().all()):
+    if not bool((lengths + residuals).isfinite().all()):
         return None
-    return RoundedBlocks(codes, scales, norms, residuals)
+    return RoundedBlocks(codes, scales, lengths, residuals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +177,13 @@ def round_queries(queries: Float[Tensor, "query dim"], dtype: torch.dtype) -> Ro
     """Queries for rows whose codes have this dtype."""
     if dtype != torch.int8:
         ones = torch.ones_like(queries[:, 0])
-        return RoundedQueries(queries, ones, queries.norm(dim=1), torch.zeros_like(ones))
+        return RoundedQueries(queries, ones, norms(queries), torch.zeros_like(ones))
     scale = queries.abs().amax(dim=1, keepdim=True).clamp_min(1e-30) / LARGEST_CODE
     exact = queries / scale
     rounded = exact.round()
-    residual = (exact - rounded).norm(dim=1)
+    residual = norms(exact - rounded)
     codes = pad(rounded.to(torch.int8), (0, padded_dim(queries.shape[1]) - queries.shape[1]))
-    return RoundedQueries(codes, scale.squeeze(1), rounded.norm(dim=1), residual)
+    return RoundedQueries(codes, scale.squeeze(1), norms(rounded), residual)
 
 
 def padded_dim(dim: int) -> int:

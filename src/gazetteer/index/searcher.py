@@ -71,8 +71,8 @@ class Searcher:
             k: passages wanted for each; there are fewer where the index has fewer.
 
         Returns:
-            For each query its passages, best first: `score` (the dot product), `id`, `title`,
-            `text` and every other field the passage came with.
+            For each query its passages, best first: `score` (the dot product, in place of a field
+            of that name), `id`, `title`, `text` and every other field the passage came with.
 
         Raises:
             ValueError: k < 1.
@@ -85,7 +85,12 @@ class Searcher:
         scores, rows = self._shard.search(asked, min(k, self.count))
         records = self.passages.records(rows.flatten().cpu().numpy())
         found = iter(records)
-        return [[{"score": score, **next(found)} for score in line] for line in scores.tolist()]
+        return [[_scored(next(found), score) for score in line] for line in scores.tolist()]
+
+
+def _scored(record: PassageRecord, score: float) -> PassageRecord:
+    """The score first, and whatever the passage came with."""
+    return {"score": score} | record | {"score": score}
 
 
 def open_index(

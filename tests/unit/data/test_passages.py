@@ -323,6 +323,23 @@ def test_ids_that_differ_raise_no_warning(tmp_path: Path, caplog: pytest.LogCapt
     assert not caplog.records
 
 
+def test_the_same_passages_are_not_copied_again(tmp_path: Path) -> None:
+    store = write_passages(passages(3), tmp_path / "corpus")
+    copy_passages(store, tmp_path / "copy")
+    before = [
+        (p.stat().st_ino, p.stat().st_ctime_ns) for p in sorted((tmp_path / "copy").iterdir())
+    ]
+    copy_passages(store, tmp_path / "copy")
+    assert before == [
+        (p.stat().st_ino, p.stat().st_ctime_ns) for p in sorted((tmp_path / "copy").iterdir())
+    ]
+    other = write_passages(passages(5), tmp_path / "other")
+    (tmp_path / ".copy.left").mkdir()
+    copy_passages(other, tmp_path / "copy")
+    assert PassageStore(tmp_path / "copy").fingerprint == other.fingerprint
+    assert not list(tmp_path.glob(".copy*"))
+
+
 @pytest.mark.parametrize("can_link", [True, False])
 def test_passages_are_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_link: bool

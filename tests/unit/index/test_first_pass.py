@@ -115,6 +115,30 @@ def test_zero_queries_and_zero_vectors() -> None:
     assert_exact(torch.randn(700, 4), torch.zeros(2, 4), 3)
 
 
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("size", [1e-36, 1e-30, 1e-24, 1e-21, 1e-10, 1e10, 1e15])
+@pytest.mark.parametrize("of", ["rows", "queries"])
+def test_numbers_of_any_magnitude(kind: CodeType, size: float, of: str) -> None:
+    vectors, queries = torch.randn(1200, 24), torch.randn(6, 24)
+    if of == "queries":
+        assert_exact(vectors, queries * size, 10, kind)
+    elif kind != "fp16" or 1e-24 < size < 1e4:
+        assert_exact(vectors * size, queries, 10, kind)
+
+
+@pytest.mark.parametrize("rows", [100, 1200])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_queries_that_are_no_numbers_find_something(rows: int, bad: float) -> None:
+    vectors, queries = torch.randn(rows, 9), torch.randn(4, 9)
+    queries[1] = bad
+    _, found = FlatShard(vectors, round_rows(vectors, "int8")).search(queries, 5)
+    assert (found >= 0).all()
+    good = [0, 2, 3]
+    assert torch.equal(found[good], brute_force(vectors, queries[good], 5)[1])
+    _, found = FlatShard(vectors, round_rows(vectors, "int8")).search(queries[1:2], 5)
+    assert (found >= 0).all()
+
+
 def test_a_bound_that_cannot_be_given_falls_back() -> None:
     vectors = torch.randn(9000, 4)
     vectors[17, 2] = float("inf")

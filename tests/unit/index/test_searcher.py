@@ -70,6 +70,13 @@ def test_records_are_the_best_passages_with_their_scores(
         assert all(list(record)[:4] == ["score", "id", "title", "text"] for record in line)
 
 
+def test_a_passages_own_field_is_no_score(tmp_path: Path, retriever: Path) -> None:
+    rows = [passage | {"score": "mine"} for passage in tiny_data.passages(4)]
+    folder = save_embedded(tmp_path / "saved", rows, retriever)
+    (line,) = open_index(folder, retriever).search(["a book"], k=4)
+    assert all(isinstance(record["score"], float) for record in line)
+
+
 def test_a_passages_own_words_find_it(shared_index: Path, retriever: Path) -> None:
     searcher = open_index(str(shared_index), str(retriever))
     record = searcher.passages.records([7])[0]
