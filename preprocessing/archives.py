@@ -67,6 +67,8 @@ def members(path: Path, limits: Limits = Limits()) -> Iterator[Member]:
     reader = next((read for end, read in readers.items() if path.name.endswith(end)), None)
     if reader is None:
         raise DataError(f"{path}: found no known kind of archive, expected {', '.join(readers)}")
+    if path.stat().st_size == 0:
+        raise _broken(path, EOFError("it is empty"))
     files = reader(path, limits)
     names: set[str] = set()
     while True:

@@ -18,12 +18,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from gazetteer.errors import GazetteerError
-from gazetteer.files import file_digest, replace_json, sync
+from gazetteer.files import file_digest, sync
 from gazetteer.progress import progress
 
 KNOWN_FILES = Path(__file__).with_name("known_files.json")
@@ -164,7 +165,8 @@ def _transfer(
             urllib.request.Request(url, headers=headers), timeout=patience.silence_s
         ) as answer:
             total = _announced(url, answer, handle, known, patience)
-            replace_json(state, {"url": url, "validator": _strong_validator(answer)})
+            document = {"url": url, "validator": _strong_validator(answer)}
+            state.write_text(json.dumps(document), encoding="utf-8")
             _append(url, answer, handle, total, patience.max_bytes)
     except urllib.error.HTTPError as error:
         error.close()
@@ -267,7 +269,7 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     handlers: list[Any] = [
         urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        urllib.request.HTTPSHandler(context=_certificates()),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
@@ -278,6 +280,12 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     for handler in handlers:
         opener.add_handler(handler)
     return opener
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The system's; reading them takes longer than fetching a small file."""
+    return ssl.create_default_context()
 
 
 def _is_local(url: str) -> bool:

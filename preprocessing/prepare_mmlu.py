@@ -84,6 +84,7 @@ def read_archive(path: Path) -> dict[str, dict[str, Rows]]:
     for split, subjects in found.items():
         if not subjects:
             raise DataError(f"{path}: found no {split}/*.csv ({FLAG})")
+    for split, subjects in found.items():
         if split != "auxiliary_train" and set(subjects) != set(found["test"]):
             odd = min(set(subjects) ^ set(found["test"]))
             raise DataError(f"{path}: {odd} is not in both {split}/ and test/ ({FLAG})")

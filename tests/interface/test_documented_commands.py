@@ -11,7 +11,8 @@ import pytest
 from gazetteer.options import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "README.md", *sorted((ROOT / "example_scripts").rglob("*.sh"))]
+# The other scripts are run, with a launcher that only prints: test_example_scripts.py.
+SOURCES = [ROOT / "README.md", *sorted((ROOT / "example_scripts" / "factbook").glob("*.sh"))]
 ARRAY = re.compile(r"^(\w+)=\((.*?)\)", re.MULTILINE | re.DOTALL)
 
 
