@@ -2,8 +2,8 @@
 
     python example_scripts/submit.py --nodes 4 --workers 8 -- train.py --task qa ...
 
-The job runs in the folder this was called from; what submitit keeps of it goes to --folder. The exit
-code is 0, or 1 after the end of what the job wrote to stderr.
+The job runs in the folder this was called from; what submitit keeps of it goes to --folder. The
+exit code is 0, or 1 after the end of what the job wrote to stderr.
 """
 
 from __future__ import annotations

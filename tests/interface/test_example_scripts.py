@@ -67,7 +67,8 @@ def data(tmp_path: Path) -> Path:
 def test_every_script_prints_commands_that_parse(script: Path, data: Path) -> None:
     commands = printed(script, data, "--seed", "17")
     assert len(commands) == (len(SUBJECTS) if script.stem == "5_shot" else 1)
-    tasks = {"nq": "qa", "templama": "qa", "mmlu": "multiple_choice", "pretraining": script.stem}
+    tasks = {"nq": "qa", "templama": "qa", "mmlu": "multiple_choice"}
+    tasks["pretraining"] = script.stem
     for command in commands:
         options = parsed(command)
         values = build_parser(Path(command[0]).stem).parse_args(command[1:])  # type: ignore[arg-type]

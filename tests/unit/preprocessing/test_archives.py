@@ -33,8 +33,8 @@ def make_zip(path: Path, files: dict[str, bytes] = FILES) -> Path:
     return path
 
 
-def read(path: Path, limits: Limits = Limits()) -> dict[str, bytes]:
-    return {member.name: member.read() for member in members(path, limits)}
+def read(path: Path, **limits: int) -> dict[str, bytes]:
+    return {member.name: member.read() for member in members(path, Limits(**limits))}
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.zip"])
@@ -154,7 +154,7 @@ def test_a_bomb_behind_members_nobody_reads(tmp_path: Path) -> None:
 def test_members_are_counted(tmp_path: Path) -> None:
     for path in (make_tar(tmp_path / "x.tar"), make_zip(tmp_path / "x.zip")):
         with pytest.raises(DataError, match="more than 2 members"):
-            read(path, Limits(members=2))
+            read(path, members=2)
 
 
 def test_a_name_comes_once(tmp_path: Path) -> None:
