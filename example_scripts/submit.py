@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import submitit
+from submitit.core.utils import FailedJobError, UncompletedJobError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"job {job.job_id}: {job.paths.stdout}", flush=True)
     try:
         job.results()
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
+    except (FailedJobError, UncompletedJobError) as error:
         print(f"submit: job {job.job_id} failed: {error}", file=sys.stderr)
         return 1
     return 0

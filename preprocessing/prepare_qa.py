@@ -115,11 +115,17 @@ def _trivia_row(entry: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any JSON
         return None
     if not isinstance(answers, list) or not answers:
         return None
-    if not all(isinstance(text, str) for text in (question, target, *answers)):
+    texts = (question, target, *answers)
+    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
         return None
     # Shouted answers are the publisher's; said as names, they look like the rest.
     shown = target.title() if target.isupper() else target
     return {"question": question, "answers": answers, "target": shown}
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON can spell halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _parsed(archive: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 - any JSON

@@ -176,6 +176,7 @@ def test_malformed_qa_is_one_line(server, monkeypatch, tmp_path, capsys, changes
         {"Data": [{"Question": 1, "Answer": {"Value": "v", "Aliases": ["v"]}}]},
         {"Data": [{"Question": "q", "Answer": {"Value": "v", "Aliases": "v"}}]},
         {"Data": [{"Question": "q", "Answer": {"Value": "v", "Aliases": []}}]},
+        {"Data": [{"Question": "\ud800", "Answer": {"Value": "v", "Aliases": ["v"]}}]},
     ],
 )
 def test_malformed_triviaqa_is_one_line(server, monkeypatch, tmp_path, capsys, document) -> None:
