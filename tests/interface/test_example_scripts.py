@@ -93,7 +93,8 @@ def settings_of(script: str, data: Path, **environment: str) -> dict[str, object
         (
             "nq/train_fewshot.sh",
             "total_steps=30 warmup_steps=5 lr=4e-05 lr_retriever=4e-05 scheduler=linear"
-            " n_context=40 retriever_n_context=40 text_maxlength=512 target_maxlength=16 per_gpu_batch_size=2"
+            " n_context=40 retriever_n_context=40 text_maxlength=512"
+            " target_maxlength=16 per_gpu_batch_size=2"
             " temperature_gold=0.01 temperature_score=0.01 query_side_retriever_training=True"
             " refresh_index=-1 eval_freq=30 save_freq=30 log_freq=4 shuffle=True precision=fp32",
         ),
