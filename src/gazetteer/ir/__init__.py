@@ -1,0 +1,1 @@
+"""Test collections as data: corpora, queries, judgements, runs, training files, measures."""
