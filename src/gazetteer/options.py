@@ -9,7 +9,6 @@ Only `build.py` and the loops read options; stages get plain values.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from gazetteer.flags import (
 )
 from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
-from gazetteer.paths import path_kind
+from gazetteer.paths import default_cache_folder, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.task_names import TASK_NAMES
 
@@ -92,8 +91,7 @@ class DataOptions:
     @property
     def cache_folder(self) -> Path:
         """Where passages and their tokens are kept between runs: `--cache_dir` or its default."""
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(self.cache_dir) if self.cache_dir else Path(home) / "gazetteer"
+        return Path(self.cache_dir) if self.cache_dir else default_cache_folder()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,3 +26,9 @@ def can_be_written(path: str) -> bool:
         return is_possible and os.access(nearest, os.W_OK | os.X_OK)
     except (OSError, ValueError):
         return False
+
+
+def default_cache_folder() -> Path:
+    """Where prepared passages are kept if nobody says where: below XDG's folder for caches."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "gazetteer"

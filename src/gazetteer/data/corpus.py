@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from gazetteer.data.jsonl import OnBadLine, total_bytes
-from gazetteer.data.passage_files import FLAG, SourceBlock, place_of, read_blocks
-from gazetteer.data.passage_rows import Chunk, parse_block
+from gazetteer.data.passage_files import AS_NAMED, SourceBlock, place_of, read_blocks
+from gazetteer.data.passage_rows import Chunk, SourceFormat, parse_block
 from gazetteer.data.passage_workers import parse_here, parse_in_processes, usable_processes
 from gazetteer.data.passages import FORMAT_VERSION, PassageStore, write_chunks
 from gazetteer.errors import DataError, IndexFileError
@@ -64,6 +64,7 @@ def cached_passage_store(
     on_bad_line: OnBadLine = "error",
     show_progress: bool = False,
     processes: int | None = None,
+    form: SourceFormat = AS_NAMED,
 ) -> PassageStore:
     """The passages of these files, built on first use and reused while the files are unchanged.
 
@@ -76,22 +77,25 @@ def cached_passage_store(
         on_bad_line: what a malformed line does.
         show_progress: draw a bar while building.
         processes: that parse; None = one for each core, or this one alone for small sources.
+        form: what the names of the files do not say.
 
     Raises:
         DataError: a malformed line, an unreadable file, or no passages at all.
     """
-    folder = cached_folder(sources, cache_dir, max_passages=max_passages, on_bad_line=on_bad_line)
+    folder = cached_folder(
+        sources, cache_dir, max_passages=max_passages, on_bad_line=on_bad_line, form=form
+    )
     try:
         return PassageStore(folder)
     except IndexFileError:
         pass
-    size = total_bytes(sources, FLAG)
+    size = total_bytes(sources, form.flag)
     if processes is None:
         is_small = size < PARALLEL_BYTES or 0 <= max_passages < PARALLEL_PASSAGES
         processes = 1 if is_small else usable_processes()
     with progress(size, "reading passages", "B", enabled=show_progress) as bar:
-        reading = _Reading(on_bad_line, max_passages, bar)
-        with _parsed(sources, on_bad_line, processes) as parsed:
+        reading = _Reading(on_bad_line, max_passages, bar, form.flag)
+        with _parsed(sources, on_bad_line, processes, form) as parsed:
             store = write_chunks(reading.chunks(parsed), folder)
     if reading.skipped:
         logger.warning(
@@ -99,16 +103,16 @@ def cached_passage_store(
         )
     if store.count == 0:
         shutil.rmtree(folder)
-        raise DataError(f"{', '.join(map(str, sources))}: found no passages ({FLAG})")
-    _warn_of_repeated_ids(store, reading.spans)
+        raise DataError(f"{', '.join(map(str, sources))}: found no passages ({form.flag})")
+    _warn_of_repeated_ids(store, reading.spans, form.flag)
     return store
 
 
 @contextmanager
 def _parsed(
-    sources: Sequence[Path], on_bad_line: OnBadLine, processes: int
+    sources: Sequence[Path], on_bad_line: OnBadLine, processes: int, form: SourceFormat
 ) -> Iterator[Iterator[tuple[SourceBlock, Chunk]]]:
-    blocks = (block for path in sources for block in read_blocks(path))
+    blocks = (block for path in sources for block in read_blocks(path, form))
     if processes < 2:
         yield parse_here(blocks, on_bad_line)
         return
@@ -119,13 +123,14 @@ def _parsed(
 class _Reading:
     """Turns parsed blocks into what is written, and remembers where it was from."""
 
-    def __init__(self, on_bad_line: OnBadLine, max_passages: int, bar: tqdm) -> None:
+    def __init__(self, on_bad_line: OnBadLine, max_passages: int, bar: tqdm, flag: str) -> None:
         self.spans: list[Span] = []
         self.skipped = 0
         self.first_skipped = ""
         self._on_bad_line: OnBadLine = on_bad_line
         self._limit = max_passages
         self._bar = bar
+        self._flag = flag
 
     def chunks(self, parsed: Iterator[tuple[SourceBlock, Chunk]]) -> Iterator[Chunk]:
         """What is to be written; ends where enough is.
@@ -147,7 +152,7 @@ class _Reading:
             self._account_for(source.path, lines, chunk)
             if source.problem:
                 where = place_of(source.path, lines + 1)
-                raise DataError(f"{where}: {source.problem} ({FLAG})")
+                raise DataError(f"{where}: {source.problem} ({self._flag})")
             is_gapless = chunk.lines == chunk.batch.num_rows
             self.spans.append(Span(rows, source.path, lines + 1, is_gapless))
             rows += chunk.batch.num_rows
@@ -160,7 +165,7 @@ class _Reading:
 
     def _account_for(self, path: Path, lines: int, chunk: Chunk) -> None:
         for number, problem in chunk.bad:
-            message = f"{place_of(path, lines + number)}: {problem} ({FLAG})"
+            message = f"{place_of(path, lines + number)}: {problem} ({self._flag})"
             if self._on_bad_line == "error":
                 raise DataError(message)
             self.skipped += 1
@@ -168,25 +173,34 @@ class _Reading:
 
 
 def cached_folder(
-    sources: Sequence[Path], cache_dir: Path, *, max_passages: int, on_bad_line: OnBadLine
+    sources: Sequence[Path],
+    cache_dir: Path,
+    *,
+    max_passages: int,
+    on_bad_line: OnBadLine,
+    form: SourceFormat = AS_NAMED,
 ) -> Path:
     """Where `cached_passage_store` keeps the passages of these files, built or not."""
-    return cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line)
+    return cache_dir / "passages" / _source_key(sources, max_passages, on_bad_line, form)
 
 
-def _source_key(sources: Sequence[Path], max_passages: int, on_bad_line: str) -> str:
-    """Name of the cache folder: changes when a source does."""
+def _source_key(
+    sources: Sequence[Path], max_passages: int, on_bad_line: str, form: SourceFormat
+) -> str:
+    """Name of the cache folder: changes when a source does, or how it is read."""
     parts: list[Any] = [FORMAT_VERSION, max_passages, on_bad_line]
+    if form != AS_NAMED:
+        parts += [form.columns, form.id_names, form.needs_text]
     for path in sources:
         try:
             status = path.stat()
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror} ({FLAG})") from None
+            raise DataError(f"{path}: {error.strerror} ({form.flag})") from None
         parts.append([str(path.resolve()), status.st_size, status.st_mtime_ns])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _warn_of_repeated_ids(store: PassageStore, spans: Sequence[Span]) -> None:
+def _warn_of_repeated_ids(store: PassageStore, spans: Sequence[Span], flag: str) -> None:
     repeated, example, row = _repeated_ids(store)
     if not repeated:
         return
@@ -195,7 +209,7 @@ def _warn_of_repeated_ids(store: PassageStore, spans: Sequence[Span]) -> None:
     where = f"at {place_of(span.path, line)}" if span.is_gapless else f"in {span.path}"
     logger.warning(
         "%d of %d passages have the id of an earlier one, the first: '%s' %s (%s)",
-        repeated, store.count, example, where, FLAG,
+        repeated, store.count, example, where, flag,
     )  # fmt: skip
 
 
@@ -230,7 +244,7 @@ def estimate_passages(path: Path, on_bad_line: OnBadLine, probed: int) -> Corpus
     """
     blocks: list[SourceBlock] = []
     with progress(None, "", "B", enabled=False) as bar:
-        reading = _Reading(on_bad_line, probed + 1, bar)
+        reading = _Reading(on_bad_line, probed + 1, bar, AS_NAMED.flag)
         parsed = parse_here(_noted(read_blocks(path), blocks), on_bad_line)
         used = list(reading.chunks(parsed))
     found = sum(chunk.batch.num_rows for chunk in used)

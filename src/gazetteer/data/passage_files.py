@@ -15,18 +15,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gazetteer.data.jsonl import BadLineError
-from gazetteer.data.passage_rows import CORPUS_FIELDS, KNOWN, Block, is_quoted, split_tsv
+from gazetteer.data.passage_rows import (
+    CORPUS_FIELDS,
+    KNOWN,
+    Block,
+    SourceFormat,
+    is_quoted,
+    split_tsv,
+)
 from gazetteer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FLAG = "--passages"
 BLOCK_BYTES = 4 * 2**20
 BLOCK_ROWS = 4096
 """Of parquet: about as much text."""
@@ -36,6 +42,8 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 QUOTED_LINES = 100
 """So many lines decide whether the texts of a tsv are in quotes."""
 WITHOUT_HEADER = {2: ("id", "text"), 3: ("id", "text", "title")}
+AS_NAMED = SourceFormat()
+"""The end of a source's name says all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ def place_of(path: Path, number: int) -> str:
     return f"{path}: row {number}" if _kind(path) == "parquet" else f"{path}:{number}"
 
 
-def read_blocks(path: Path) -> Iterator[SourceBlock]:
+def read_blocks(path: Path, form: SourceFormat = AS_NAMED) -> Iterator[SourceBlock]:
     """Cut a file into blocks: always the same ones, compressed or not.
 
     What stops the reading comes as the last block, so that a bad line before it is told first.
@@ -75,23 +83,24 @@ def read_blocks(path: Path) -> Iterator[SourceBlock]:
     """
     try:
         if _kind(path) == "parquet":
-            yield from _parquet_blocks(path)
+            yield from _parquet_blocks(path, form)
         else:
-            yield from _text_blocks(path)
+            yield from _text_blocks(path, form)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error} ({FLAG})") from None
+        raise DataError(f"{path}: {error.strerror or error} ({form.flag})") from None
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, form: SourceFormat = AS_NAMED) -> str:
     name = path.name.lower()
     for suffix in CODECS:
         name = name.removesuffix(suffix)
     if name.endswith(".parquet"):
         return "parquet"
-    return "tsv" if name.endswith(".tsv") else "jsonl"
+    is_tsv = name.endswith((".tsv", ".txt") if form.columns else ".tsv")
+    return "tsv" if is_tsv else "jsonl"
 
 
-def _text_blocks(path: Path) -> Iterator[SourceBlock]:
+def _text_blocks(path: Path, form: SourceFormat) -> Iterator[SourceBlock]:
     codec = CODECS.get(path.suffix.lower())
     with ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
@@ -102,13 +111,13 @@ def _text_blocks(path: Path) -> Iterator[SourceBlock]:
                 yield SourceBlock.failed(path, 0, nothing, is_first=True)
                 return
             source = stack.enter_context(pa.CompressedInputStream(raw, codec))
-        layout = Block("tsv" if _kind(path) == "tsv" else "jsonl", b"", is_first=True)
+        layout = _layout(path, form)
         blocks = _whole_lines(source)
         while True:
             try:
                 content = next(blocks)
-                if layout.kind == "tsv" and layout.is_first:
-                    layout = _tsv_layout(content)
+                if layout.kind == "tsv" and not layout.columns:
+                    layout = replace(layout, **_tsv_columns(content))
             except StopIteration:
                 return
             except BadLineError as error:
@@ -150,7 +159,21 @@ def _read_fully(source: IO[bytes], size: int) -> bytes:
     return b"".join(parts)
 
 
-def _tsv_layout(content: bytes) -> Block:
+def _layout(path: Path, form: SourceFormat) -> Block:
+    """What is known of every block of a file before it is read, and that this is the first."""
+    is_tsv = _kind(path, form) == "tsv"
+    return Block(
+        "tsv" if is_tsv else "jsonl",
+        b"",
+        is_first=True,
+        columns=form.columns if is_tsv else (),
+        keeps_empty=bool(form.columns),
+        id_names=form.id_names,
+        needs_text=form.needs_text,
+    )
+
+
+def _tsv_columns(content: bytes) -> dict[str, Any]:
     """What the first lines say of a file: names of its columns, a header, quotes.
 
     Raises:
@@ -173,7 +196,7 @@ def _tsv_layout(content: bytes) -> Block:
         if len(fields) == len(columns)
     ]
     all_quoted = bool(texts) and all(map(is_quoted, texts))
-    return Block("tsv", b"", True, columns, has_header, all_quoted)
+    return {"columns": columns, "has_header": has_header, "is_quoted": all_quoted}
 
 
 def _good_fields(lines: Sequence[bytes]) -> Iterator[list[str]]:
@@ -186,14 +209,14 @@ def _good_fields(lines: Sequence[bytes]) -> Iterator[list[str]]:
             yield fields
 
 
-def _parquet_blocks(path: Path) -> Iterator[SourceBlock]:
+def _parquet_blocks(path: Path, form: SourceFormat) -> Iterator[SourceBlock]:
     rows, size = 0, path.stat().st_size
     try:
         if path.suffix.lower() in CODECS:
             raise pa.ArrowInvalid("parquet compresses by itself: expected a name in .parquet")
         with pq.ParquetFile(path, pre_buffer=False) as file:
             total = max(1, file.metadata.num_rows)
-            columns = _parquet_columns(path, file.schema_arrow)
+            columns = _parquet_columns(path, file.schema_arrow, form.flag)
             # Without threads, which keep several row groups in memory.
             for batch in file.iter_batches(BLOCK_ROWS, columns=columns, use_threads=False):
                 # A dot in a name also selects a part of a nested column.
@@ -216,18 +239,18 @@ def _as_stream(batch: pa.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _parquet_columns(path: Path, schema: pa.Schema) -> list[str]:
+def _parquet_columns(path: Path, schema: pa.Schema, flag: str) -> list[str]:
     """Columns that are read: those of a passage, and others of one text, number or truth each."""
     for field in CORPUS_FIELDS:
         found = [column.type for column in schema if column.name == field.name]
         if len(found) > 1:
-            raise DataError(f"{path}: field '{field.name}': found two such columns ({FLAG})")
+            raise DataError(f"{path}: field '{field.name}': found two such columns ({flag})")
         if not found and field.required:
-            raise DataError(f"{path}: field '{field.name}': found no such column ({FLAG})")
+            raise DataError(f"{path}: field '{field.name}': found no such column ({flag})")
         if found and not (_is_text(found[0]) or pa.types.is_null(found[0])):
             raise DataError(
                 f"{path}: field '{field.name}': found a column of {found[0]}, expected strings "
-                f"({FLAG})"
+                f"({flag})"
             )
     others = [column.name for column in schema if column.name not in KNOWN]
     kept = [column.name for column in schema if column.name in KNOWN or _is_plain(column.type)]
@@ -236,7 +259,7 @@ def _parquet_columns(path: Path, schema: pa.Schema) -> list[str]:
     if left_out:
         logger.warning(
             "%s: columns left out, since they are no texts, numbers or booleans: %s (%s)",
-            path, ", ".join(left_out), FLAG,
+            path, ", ".join(left_out), flag,
         )  # fmt: skip
     return kept
 

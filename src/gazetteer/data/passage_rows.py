@@ -32,8 +32,29 @@ CORPUS_FIELDS = (
     *(field for field in PASSAGE_FIELDS if field.name != "id"),
 )
 KNOWN = tuple(field.name for field in CORPUS_FIELDS)
+IDS_OF_OTHERS = ("_id", "id", "text_id", "sample_id")
+"""What BEIR and OpenMatch call the id."""
 Row = tuple[str, str, str, str]
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFormat:
+    """What the name of a source does not say of it.
+
+    Attributes:
+        flag: that names the source; in errors.
+        columns: of tab-separated text, which then has no header and no quotes, and may be called
+            `.txt` as well; empty lets the first lines decide.
+        id_names: the first of these fields that is there is the id, and may be a whole number;
+            empty: it is `id`, and text.
+        needs_text: a passage without `text` is a bad line, not one with an empty text.
+    """
+
+    flag: str = "--passages"
+    columns: tuple[str, ...] = ()
+    id_names: tuple[str, ...] = ()
+    needs_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,9 @@ class Block:
         columns: names of the columns of a tsv; empty for other kinds.
         has_header: the first line names the columns, and is no passage.
         is_quoted: fields of the tsv in quotes lose them (see `passage_files`).
+        keeps_empty: an empty text or title of the tsv is one, not a missing one.
+        id_names: see `SourceFormat`.
+        needs_text: likewise.
     """
 
     kind: Literal["jsonl", "tsv", "arrow"]
@@ -55,6 +79,9 @@ class Block:
     columns: tuple[str, ...] = ()
     has_header: bool = False
     is_quoted: bool = False
+    keeps_empty: bool = False
+    id_names: tuple[str, ...] = ()
+    needs_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +118,10 @@ def parse_block(block: Block, on_bad_line: OnBadLine, limit: int = -1) -> Chunk:
             passage = parse()
             if passage is None:
                 continue
+            if block.id_names:
+                passage = with_id(passage, block.id_names)
+            if not block.needs_text:
+                passage = {"text": "", **passage}
             check_fields(passage, CORPUS_FIELDS)
             rows.append(columns_of(passage))
         except BadLineError as error:
@@ -101,6 +132,17 @@ def parse_block(block: Block, on_bad_line: OnBadLine, limit: int = -1) -> Chunk:
             break
     batch, hashed = pack_rows(rows)
     return Chunk(batch, hashed, lines, tuple(bad))
+
+
+def with_id(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A record whose id is text and called `id`, whatever its source called it."""
+    name = next((name for name in names if record.get(name) is not None), None)
+    if name is None:
+        return dict(record)
+    value = record[name]
+    rest = {key: member for key, member in record.items() if key != name}
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return {**rest, "id": str(value) if is_number else value}
 
 
 def columns_of(passage: Mapping[str, Any]) -> Row:
@@ -151,7 +193,8 @@ def _parse_tsv(line: bytes, block: Block, *, is_first: bool) -> dict[str, str | 
         fields = [unquoted(field) for field in fields]
     # An empty field is how tab-separated text says that there is nothing.
     named = zip(block.columns, fields, strict=True)
-    return {name: field for name, field in named if field or name not in KNOWN}
+    empty = (*block.id_names, "id") if block.keeps_empty else KNOWN
+    return {name: field for name, field in named if field or name not in empty}
 
 
 def _columns_found(fields: Sequence[str]) -> str:

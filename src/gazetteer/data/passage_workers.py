@@ -154,7 +154,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         while True:
             head = _receive(requests)
             on_bad_line, size = head.pop("on_bad_line"), head.pop("content")
-            head["columns"] = tuple(head["columns"])
+            head |= {name: tuple(head[name]) for name in ("columns", "id_names")}
             chunk = parse_block(Block(**head, content=requests.read(size)), on_bad_line)
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, chunk.batch.schema) as writer:
