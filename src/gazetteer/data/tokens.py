@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,54 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(description.encode()).hexdigest()
 
 
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenIds]:
+    """Ids of each text, without special tokens, uncut."""
+    if not texts:
+        return []
+    # Fast tokenizers use all cores; the lists not asked for would be made by one.
+    ids = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return [np.asarray(one, dtype=np.int32) for one in ids]  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What a tokenizer puts around a text.
+
+    Attributes:
+        before, after: ids.
+    """
+
+    before: TokenIds
+    after: TokenIds
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+        """Find out what this tokenizer puts around a text."""
+        inside = tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = tokenizer("a")["input_ids"]
+        assert isinstance(inside, list) and isinstance(whole, list)
+        start = next(
+            i for i in range(len(whole) - len(inside) + 1) if whole[i : i + len(inside)] == inside
+        )
+        before, after = whole[:start], whole[start + len(inside) :]
+        return cls(np.asarray(before, dtype=np.int32), np.asarray(after, dtype=np.int32))
+
+    @property
+    def count(self) -> int:
+        """Special tokens of one text."""
+        return len(self.before) + len(self.after)
+
+    def around(self, ids: TokenIds, max_tokens: int) -> TokenIds:
+        """A text's ids with the special tokens; its tail is cut where they are too many."""
+        return np.concatenate([self.before, ids[: max_tokens - self.count], self.after])
+
+
 class PassageTokens:
     """What a model is given of the passages of a corpus: token ids, specials and truncation done.
 
@@ -123,11 +172,10 @@ class PassageTokens:
         self._corpus = corpus
         self._tokenizer = tokenizer
         self._template = template
-        self._prefix, self._suffix = _special_tokens(tokenizer)
-        special = len(self._prefix) + len(self._suffix)
-        if max_tokens <= special:
+        self._special = SpecialTokens.of(tokenizer)
+        if max_tokens <= self._special.count:
             raise OptionError(
-                f"--text_maxlength ({max_tokens}) must be above {special}, "
+                f"--text_maxlength ({max_tokens}) must be above {self._special.count}, "
                 "the number of the model's special tokens"
             )
         self._store: TokenStore | None = None
@@ -170,7 +218,7 @@ class PassageTokens:
                 self._whole([self._template.fill(p, query) for p in self._corpus.records(wanted)])
                 for query, wanted in zip(queries, rows, strict=True)
             ]
-        heads = self._tokenize([self._template.fill_query(query) for query in queries])
+        heads = tokenize(self._tokenizer, [self._template.fill_query(query) for query in queries])
         return [
             [self._assemble(head, passage) for passage in self._store.take(wanted)]
             for head, wanted in zip(heads, rows, strict=True)
@@ -179,23 +227,7 @@ class PassageTokens:
     _none = np.empty(0, dtype=np.int32)
 
     def _assemble(self, head: TokenIds, passage: TokenIds) -> TokenIds:
-        room = self.max_tokens - len(self._prefix) - len(self._suffix)
-        head = head[:room]
-        return np.concatenate([self._prefix, head, passage[: room - len(head)], self._suffix])
-
-    def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids without special tokens."""
-        if not texts:
-            return []
-        # Fast tokenizers use all cores; the lists not asked for would be made by one.
-        ids = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        return [np.asarray(one, dtype=np.int32) for one in ids]  # type: ignore[union-attr]
+        return self._special.around(np.concatenate([head, passage]), self.max_tokens)
 
     def _whole(self, texts: Sequence[str]) -> list[TokenIds]:
         if not texts:
@@ -208,11 +240,13 @@ class PassageTokens:
         count = self._corpus.count
         rows = np.unique(np.linspace(0, max(count - 1, 0), PROBED_PASSAGES).astype(np.int64))
         records = self._corpus.records(rows[:count])
-        tails = self._tokenize([self._template.fill_passage(record) for record in records])
+        tails = tokenize(
+            self._tokenizer, [self._template.fill_passage(record) for record in records]
+        )
         for query in PROBE_QUERIES if self._template.has_query else ("",):
             head = self._none
             if self._template.has_query:
-                head = self._tokenize([self._template.fill_query(query)])[0]
+                head = tokenize(self._tokenizer, [self._template.fill_query(query)])[0]
             whole = self._whole([self._template.fill(record, query) for record in records])
             apart = [self._assemble(head, tail) for tail in tails]
             if not all(np.array_equal(a, b) for a, b in zip(whole, apart, strict=True)):
@@ -241,7 +275,7 @@ class PassageTokens:
         with progress(count, "tokenising", "passage", enabled=show_progress) as bar:
             for batch in self._corpus.batches(range(count), BATCH_ROWS):
                 texts = [self._template.fill_passage(record) for record in batch.records()]
-                yield [one[: self.max_tokens] for one in self._tokenize(texts)]
+                yield [one[: self.max_tokens] for one in tokenize(self._tokenizer, texts)]
                 bar.update(len(texts))
 
 
@@ -274,15 +308,3 @@ def _record_batch(ids: Sequence[TokenIds], schema: pa.Schema) -> pa.RecordBatch:
     values = pa.array(np.concatenate(ids)).cast(schema.field("ids").type.value_type)
     column = pa.LargeListArray.from_arrays(offsets, values)
     return pa.RecordBatch.from_arrays([column], schema=schema)
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[TokenIds, TokenIds]:
-    """Ids the tokenizer puts before and after a text."""
-    inside = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    assert isinstance(inside, list) and isinstance(whole, list)
-    start = next(
-        i for i in range(len(whole) - len(inside) + 1) if whole[i : i + len(inside)] == inside
-    )
-    prefix, suffix = whole[:start], whole[start + len(inside) :]
-    return np.asarray(prefix, dtype=np.int32), np.asarray(suffix, dtype=np.int32)

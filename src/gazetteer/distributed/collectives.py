@@ -6,6 +6,8 @@ every rank must call it, in the same order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -57,6 +59,37 @@ def all_gather_rows(tensor: Tensor) -> tuple[Tensor, list[int]]:
     padded[: len(tensor)] = tensor
     parts = _gather_equal(padded).view(len(counts), widest, *tensor.shape[1:])
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]), counts
+
+
+def all_gather_rows_with_gradient(tensor: Tensor) -> tuple[Tensor, int]:
+    """Concatenate the rows of all ranks as `all_gather_rows` does, with gradient. Collective.
+
+    Backward is collective, too: each rank's rows get the sum of the gradients that all ranks have
+    for them. So a rank without rows must pass an empty tensor that needs a gradient where those of
+    the others do, or they wait for it in vain.
+
+    Returns:
+        All rows, and at which of them this rank's own begin.
+    """
+    if is_alone():
+        return tensor, 0
+    start: list[int] = []
+    rows = _GatherRows.apply(tensor, start)
+    return rows, start[0]  # type: ignore[return-value]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, start: list[int]) -> Tensor:  # noqa: ANN401 - torch's
+        rows, counts = all_gather_rows(tensor)
+        start.append(sum(counts[: dist.get_rank()]))
+        ctx.own = slice(start[0], start[0] + len(tensor))
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (gradient,) = gradients
+        return all_reduce_sum(gradient)[ctx.own], None
 
 
 def exchange_rows(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:

@@ -42,7 +42,19 @@ def replicate(module: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def without_averaging(module: nn.Module, wanted: bool) -> AbstractContextManager:
-    """Leave gradients local for this micro-batch, as all but the last of an update do."""
-    if wanted and isinstance(module, DistributedDataParallel):
-        return module.no_sync()
-    return nullcontext()
+    """Leave gradients local for this micro-batch, as all but the last of an update do.
+
+    Args:
+        module: replicated, or holding a module that is; of others nothing is changed.
+        wanted: False changes nothing either.
+    """
+    if not wanted:
+        return nullcontext()
+    inner = (part for part in module.modules() if isinstance(part, DistributedDataParallel))
+    replicated = next(inner, None)
+    return nullcontext() if replicated is None else replicated.no_sync()
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module behind its replication."""
+    return module.module if isinstance(module, DistributedDataParallel) else module

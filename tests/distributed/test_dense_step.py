@@ -1,0 +1,76 @@
+"""The dense step on 1, 2 and 3 gloo ranks: gradients and loss are those of one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gazetteer.dense.grad_cache import ChunkSizes
+from gazetteer.dense.step import DenseLesson, DenseStep
+from gazetteer.dense.towers import Towers
+from gazetteer.distributed.replicas import replicate, without_averaging
+from gazetteer.records import Ranks
+from gazetteer.stats import WeightedStats
+from tests.support.dense_batches import PASSAGES, dense_batch, tiny_retriever
+from tests.support.ranks import run_on_ranks
+
+SHARES = {1: [range(6)], 2: [range(4), range(4, 6)], 3: [range(1), range(1, 6), range(6, 6)]}
+"""Queries of each rank: uneven, and none at all."""
+LESSONS = {
+    "gathered": DenseLesson(loss="infonce", passages=PASSAGES, temperature=0.5, gathers=True),
+    "sizes": DenseLesson(
+        loss="infonce", passages=PASSAGES, gathers=True, dims=(32, 8), normalizes=True
+    ),
+    "teacher": DenseLesson(loss="kl", passages=PASSAGES),
+    "margins": DenseLesson(loss="margin_mse", passages=PASSAGES),
+}
+CHUNKS = {"whole": None, "chunks": ChunkSizes(1, 4)}
+
+
+def everything(ranks: Ranks) -> dict[str, Any]:
+    return {
+        f"{name} {how}": learn(ranks, lesson, chunks, [SHARES[ranks.world_size][ranks.rank]])
+        for name, lesson in LESSONS.items()
+        for how, chunks in CHUNKS.items()
+    } | {
+        f"accumulated {how}": learn(ranks, LESSONS["gathered"], chunks, accumulated(ranks))
+        for how, chunks in CHUNKS.items()
+    }
+
+
+def accumulated(ranks: Ranks) -> list[range]:
+    """Two micro-batches: queries 0 to 2, then 3 to 5."""
+    return [range(3)[ranks.rank :: ranks.world_size], range(3, 6)[ranks.rank :: ranks.world_size]]
+
+
+def learn(
+    ranks: Ranks, lesson: DenseLesson, chunks: ChunkSizes | None, shares: list[range]
+) -> tuple[float, torch.Tensor]:
+    """Loss as it would be logged, and averaged gradients."""
+    retriever = tiny_retriever(normalize=lesson.normalizes).double()
+    step = DenseStep(replicate(Towers(retriever), ranks), lesson, chunks)
+    stats = WeightedStats()
+    for number, share in enumerate(shares):
+        with without_averaging(step, number < len(shares) - 1):
+            loss, numbers = step(dense_batch(share, scored=True), True)
+            (loss / len(shares)).backward()
+        stats.add("loss", numbers["loss/train_loss"], weight=len(share))
+    gradients = [p.grad.flatten() for p in retriever.parameters() if p.grad is not None]
+    return stats.averages()["loss"], torch.cat(gradients)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return everything(Ranks())
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_gradients_and_loss_are_those_of_one_process(world_size, alone):
+    for rank, found in enumerate(run_on_ranks(everything, world_size)):
+        for name, (loss, gradient) in found.items():
+            expected_loss, expected = alone[name]
+            assert loss == pytest.approx(expected_loss, abs=1e-6), (rank, name)
+            assert expected.abs().max() > 1e-3
+            assert (gradient - expected).abs().max() < 1e-6, (rank, name)
