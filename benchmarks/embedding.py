@@ -172,10 +172,12 @@ def main() -> None:
     places = np.linspace(0, len(everything) - 1, options.passages).astype(int)
     # Spread over the corpus, then shuffled: sorted by title, neighbours are alike in length.
     chosen = [everything[i] for i in np.random.default_rng(0).permutation(places)]
-    lines = [PassageTemplate.parse(FORMAT).fill(passage) for passage in chosen]
     precision = use_fast_float32_matmul()
     with tempfile.TemporaryDirectory() as scratch:
         store = write_passages(chosen, Path(scratch, "passages"))
+        # As the store gives them: it joins sections to titles.
+        passages = store.records(range(store.count))
+        lines = [PassageTemplate.parse(FORMAT).fill(passage) for passage in passages]
         stock, best = peer(lines, torch.float32, "highest")
         contestants: dict[str, Work] = {
             STOCK: stock,
