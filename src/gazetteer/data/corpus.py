@@ -17,7 +17,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from gazetteer.data.jsonl import OnBadLine, total_bytes
-from gazetteer.data.passage_files import AS_NAMED, SourceBlock, place_of, read_blocks
+from gazetteer.data.passage_files import (
+    AS_NAMED,
+    TSV_VERSION,
+    SourceBlock,
+    names_tsv,
+    place_of,
+    read_blocks,
+)
 from gazetteer.data.passage_rows import Chunk, SourceFormat, parse_block
 from gazetteer.data.passage_workers import parse_here, parse_in_processes, usable_processes
 from gazetteer.data.passages import FORMAT_VERSION, PassageStore, write_chunks
@@ -191,6 +198,8 @@ def _source_key(
     parts: list[Any] = [FORMAT_VERSION, max_passages, on_bad_line]
     if form != AS_NAMED:
         parts += [form.columns, form.id_names, form.needs_text]
+    elif any(map(names_tsv, sources)):
+        parts.append(TSV_VERSION)
     for path in sources:
         try:
             status = path.stat()

@@ -4,7 +4,8 @@ The end of a file's name says what it is: `.gz` or `.zst`, `.tsv`, `.parquet`; a
 jsonl. Tab-separated text is split at every tab and nowhere else: no quoting, no escapes, no missing
 values. The one exception is what DPR's `psgs_w100.tsv` looks like, where a CSV writer put every
 text in quotes and doubled those inside: if that holds for all of the first lines, fields in such
-quotes lose them, throughout the file.
+quotes lose them, throughout the file. Without a header the number of columns names them: id and
+text, or id and two others, of which the longer is the text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from gazetteer.data.jsonl import BadLineError
 from gazetteer.data.passage_rows import (
     CORPUS_FIELDS,
+    IDS_WITHOUT_ID,
     KNOWN,
     Block,
     SourceFormat,
@@ -39,9 +41,14 @@ BLOCK_ROWS = 4096
 MAX_LINE_BYTES = 64 * 2**20
 """Far beyond any passage. A small compressed file could otherwise hold a line of any length."""
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-QUOTED_LINES = 100
-"""So many lines decide whether the texts of a tsv are in quotes."""
+FIRST_LINES = 100
+"""So many lines decide which column of a tsv is the text, and whether texts are in quotes."""
+TSV_VERSION = 2
+"""Changes with what the columns of tab-separated text are taken for."""
 WITHOUT_HEADER = {2: ("id", "text"), 3: ("id", "text", "title")}
+"""By the number of columns: three are DPR's."""
+TITLE_FIRST = ("id", "title", "text")
+"""Three columns of MS MARCO with titles."""
 AS_NAMED = SourceFormat()
 """The end of a source's name says all."""
 
@@ -88,6 +95,11 @@ def read_blocks(path: Path, form: SourceFormat = AS_NAMED) -> Iterator[SourceBlo
             yield from _text_blocks(path, form)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error} ({form.flag})") from None
+
+
+def names_tsv(path: Path, form: SourceFormat = AS_NAMED) -> bool:
+    """Whether the name of a file says tab-separated text."""
+    return _kind(path, form) == "tsv"
 
 
 def _kind(path: Path, form: SourceFormat = AS_NAMED) -> str:
@@ -181,22 +193,29 @@ def _tsv_columns(content: bytes) -> dict[str, Any]:
     """
     lines = content.split(b"\n")
     first = split_tsv(lines[0], is_first=True)
-    has_header = {"id", "text"} <= set(first)
-    columns = tuple(first) if has_header else WITHOUT_HEADER.get(len(first))
+    has_header = "text" in first and not {"id", *IDS_WITHOUT_ID}.isdisjoint(first)
+    rows = list(islice(_good_fields(lines[has_header:]), FIRST_LINES))
+    columns = tuple(first) if has_header else _columns_without_header(first, rows)
+    if len(set(columns)) < len(columns) or not all(columns):
+        raise BadLineError("found a header with a name twice or empty, expected each name once")
+    texts = [row[columns.index("text")] for row in rows if len(row) == len(columns)]
+    all_quoted = bool(texts) and all(map(is_quoted, texts))
+    return {"columns": columns, "has_header": has_header, "is_quoted": all_quoted}
+
+
+def _columns_without_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    columns = WITHOUT_HEADER.get(len(first))
     if columns is None:
         raise BadLineError(
             f"found {len(first)} column{'' if len(first) == 1 else 's'}, split at tabs, and no "
             "header that names 'id' and 'text'; expected id, text, title, or such a header"
         )
-    if len(set(columns)) < len(columns) or not all(columns):
-        raise BadLineError("found a header with a name twice or empty, expected each name once")
-    texts = [
-        fields[columns.index("text")]
-        for fields in islice(_good_fields(lines[has_header:]), QUOTED_LINES)
-        if len(fields) == len(columns)
-    ]
-    all_quoted = bool(texts) and all(map(is_quoted, texts))
-    return {"columns": columns, "has_header": has_header, "is_quoted": all_quoted}
+    if len(columns) == 3:
+        whole = [row for row in rows if len(row) == 3]
+        second, third = (sum(len(row[place]) for row in whole) for place in (1, 2))
+        if third > second:
+            columns = TITLE_FIRST
+    return columns
 
 
 def _good_fields(lines: Sequence[bytes]) -> Iterator[list[str]]:
@@ -245,6 +264,8 @@ def _parquet_columns(path: Path, schema: pa.Schema, flag: str) -> list[str]:
         found = [column.type for column in schema if column.name == field.name]
         if len(found) > 1:
             raise DataError(f"{path}: field '{field.name}': found two such columns ({flag})")
+        if field.name == "id" and any(column.name in IDS_WITHOUT_ID for column in schema):
+            continue
         if not found and field.required:
             raise DataError(f"{path}: field '{field.name}': found no such column ({flag})")
         if found and not (_is_text(found[0]) or pa.types.is_null(found[0])):

@@ -34,6 +34,8 @@ CORPUS_FIELDS = (
 KNOWN = tuple(field.name for field in CORPUS_FIELDS)
 IDS_OF_OTHERS = ("_id", "id", "text_id", "sample_id")
 """What BEIR and OpenMatch call the id."""
+IDS_WITHOUT_ID = ("_id", "docid", "text_id")
+"""Of BEIR, of Tevatron, of OpenMatch: the id of a passage that has no `id`."""
 Row = tuple[str, str, str, str]
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -47,7 +49,7 @@ class SourceFormat:
         columns: of tab-separated text, which then has no header and no quotes, and may be called
             `.txt` as well; empty lets the first lines decide.
         id_names: the first of these fields that is there is the id, and may be a whole number;
-            empty: it is `id`, and text.
+            empty: it is `id`, and text, or where there is none one of `IDS_WITHOUT_ID`.
         needs_text: a passage without `text` is a bad line, not one with an empty text.
     """
 
@@ -120,6 +122,8 @@ def parse_block(block: Block, on_bad_line: OnBadLine, limit: int = -1) -> Chunk:
                 continue
             if block.id_names:
                 passage = with_id(passage, block.id_names)
+            elif passage.get("id") is None:
+                passage = with_id(passage, IDS_WITHOUT_ID)
             if not block.needs_text:
                 passage = {"text": "", **passage}
             check_fields(passage, CORPUS_FIELDS)

@@ -241,9 +241,37 @@ def test_any_text_comes_back_as_it_was_written(
     content = "".join(f"{n}\t{text}\t\n" for n, text in enumerate(texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passage_files, "BLOCK_BYTES", block_bytes)
-        patch.setattr(passage_files, "QUOTED_LINES", 1)
+        patch.setattr(passage_files, "FIRST_LINES", 1)
         store = _open(folder, "p.tsv", content.encode())
     assert [record["text"] for record in _records(store)] == texts
+
+
+def test_ids_of_beir_and_tevatron_are_ids(tmp_path: Path) -> None:
+    rows = [{"_id": "d1", "title": "t", "text": "x", "metadata": {"url": "u"}}]
+    (record,) = _records(_open(tmp_path, "beir.jsonl", _jsonl(rows)))
+    assert record == {"id": "d1", "title": "t", "text": "x", "metadata": {"url": "u"}}
+    (record,) = _records(_open(tmp_path, "beir.parquet", _parquet([{"_id": "d1", "text": ""}])))
+    assert record == {"id": "d1", "title": "", "text": ""}
+    (record,) = _records(_open(tmp_path, "t.jsonl", _jsonl([{"docid": "7", "text": "x"}])))
+    assert record["id"] == "7"
+    (record,) = _records(_open(tmp_path, "n.jsonl", _jsonl([{"_id": 7, "text": "x"}])))
+    assert record["id"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("d1\tthe text", {"id": "d1", "title": "", "text": "the text"}),
+        ("d1\tthe title\tthe longer text", {"title": "the title", "text": "the longer text"}),
+        ("d1\tthe longer text\tthe title", {"title": "the title", "text": "the longer text"}),
+        ('d1\t\ta "quote, NA', {"title": "", "text": 'a "quote, NA'}),
+    ],
+)
+def test_columns_without_a_header_are_known_by_number_and_length(
+    tmp_path: Path, line: str, expected: dict[str, str]
+) -> None:
+    (record,) = _records(_open(tmp_path, "collection.tsv", f"{line}\r\n".encode()))
+    assert expected.items() <= record.items()
 
 
 BAD_TSV = {
@@ -257,7 +285,7 @@ BAD_TSV = {
     ),
     "column too many": (b"1\ta\tb\n\n2\ta\tb\tc\n", ":3: found 4 columns, expected 3"),
     "id missing": (b"1\ta\tb\n\ta\tb\n", ":2: field 'id': found nothing, expected a string"),
-    "text missing": (b"1\ta\tb\n2\t\tb\n", ":2: field 'text': found nothing"),
+    "text missing": (b"1\ta text\tb\n2\t\tb\n", ":2: field 'text': found nothing"),
     "only tabs": (b"1\ta\tb\n\t\t\n", ":2: field 'id': found nothing"),
     "Latin-1": (b"1\ta\tb\n2\tcaf\xe9\tb\n", ":2: found byte 0xe9 at byte 6 of the line"),
     "NUL": (b"1\ta\tb\n2\ta\0\tb\n", ":2: found a NUL character"),
