@@ -31,7 +31,9 @@ from gazetteer.reader import FusionReader, GenerationSettings, load_reader
 from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing, load_reader_tokenizer
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
+from gazetteer.retriever.head import NewHead
 from gazetteer.retriever.loading import Fill
+from gazetteer.retriever.ways import Asked
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
@@ -190,10 +192,11 @@ def load_encoders(
         CheckpointError: they cannot be loaded.
     """
     is_bf16 = options.optimisation.precision == "bf16"
+    asked = asked_of_towers(options)
     return load_retriever(
         name,
-        pooling=options.retriever.retriever_pooling,
-        normalize=options.retriever.retriever_normalize,
+        pooling=asked.pooling,
+        normalize=asked.normalize,
         dropout=options.optimisation.dropout,
         # As in Atlas, fp16 leaves the retriever in fp32.
         dtype=DTYPES["bf16" if is_bf16 else "fp32"],
@@ -203,6 +206,25 @@ def load_encoders(
         ),
         attention="eager" if ranks.device.type == "cpu" else "sdpa",
         fills=fills,
+        encoder_only=asked.encoder_only,
+        new_head=asked.new_head,
+    )
+
+
+def asked_of_towers(options: Options) -> Asked:
+    """How flags say that embeddings are made."""
+    towers, head = options.towers, None
+    if towers.add_linear_head:
+        head = NewHead(
+            input_dim=towers.projection_in_dim,
+            output_dim=towers.projection_out_dim,
+            seed=options.experiment.seed,
+        )
+    return Asked(
+        pooling=options.retriever.retriever_pooling,
+        normalize=options.retriever.retriever_normalize,
+        encoder_only=towers.encoder_only,
+        new_head=head,
     )
 
 

@@ -11,9 +11,11 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PretrainedConfig, T5ForConditionalGeneration
+from torch import nn
+from transformers import AutoConfig, T5ForConditionalGeneration
 
 from gazetteer import build
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
@@ -30,12 +32,15 @@ from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.options import Options
 from gazetteer.reader.loading import HUB_NAMES, require_t5
 from gazetteer.records import Ranks
-from gazetteer.retriever.loading import PASSAGE_FOLDER, QUERY_FOLDER, encoder_config
+from gazetteer.retriever.loading import find_source, tower_on_meta
 
 GIB = 2**30
 PROBED_LINES = 1000
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "vocab.json")
+FILES = {
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer.json", "vocab.txt", "spiece.model", "tokenizer.model", "vocab.json"),
+}
+"""What a model's folder needs; one of each."""
 BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -45,7 +50,7 @@ class ModelSize:
 
     Attributes:
         weights: number of parameters.
-        dim: hidden size.
+        dim: hidden size; of a retriever, length of its embeddings.
     """
 
     weights: int
@@ -174,62 +179,58 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
         if atlas is not None:
             name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
-        _require_kind(source, "reader")
-        reader = _size(source, "reader", atlas)
+        reader = _reader_size(source, atlas)
     if not options.data.use_file_passages:
         source = options.retriever.retriever_model_path
         saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
         if saved is not None and saved.is_dir():
             source = str(saved)
-        towers = Path(source)
-        if (towers / QUERY_FOLDER).is_dir():
-            _check_files(towers / PASSAGE_FOLDER, "retriever", needs_tokenizer=False)
-            source = str(towers / QUERY_FOLDER)
-        _require_kind(source, "retriever")
-        retriever = _size(source, "retriever", atlas)
+        retriever = _retriever_size(source, options, atlas)
     return reader, retriever
 
 
-def _require_kind(source: str, what: str) -> None:
-    """Refuse another type of model than this one has to be."""
-    try:
-        require_t5(source) if what == "reader" else encoder_config(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{what} '{source}' cannot be loaded: {reason}") from None
-
-
-def _check_files(folder: Path, what: str, *, needs_tokenizer: bool = True) -> None:
+def _check_files(folder: Path, what: str, *, part: str) -> None:
     """Refuse a model's folder without weights or tokenizer; a name of the hub is no folder."""
-    if not folder.is_dir():
-        return
-    needed = {"weights": WEIGHT_FILES} | ({"tokenizer": TOKENIZER_FILES} if needs_tokenizer else {})
-    for part, patterns in needed.items():
-        if not any(next(folder.glob(pattern), None) for pattern in patterns):
-            raise CheckpointError(
-                f"{what} '{folder}' cannot be loaded: no {part} there ({', '.join(patterns)})"
-            )
+    patterns = FILES[part]
+    if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in patterns):
+        raise CheckpointError(
+            f"{what} '{folder}' cannot be loaded: no {part} there ({', '.join(patterns)})"
+        )
 
 
-def _size(source: str, what: str, atlas: AtlasCheckpoint | None) -> ModelSize:
-    """Count the weights under a name; those of Atlas's checkpoint have to fit it."""
+def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
+    """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(source)
+        require_t5(source)
+        config: Any = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{what} '{source}' cannot be loaded: {reason}") from None
-    _check_files(Path(source), what)
+        raise CheckpointError(f"reader '{source}' cannot be loaded: {reason}") from None
+    for part in FILES:
+        _check_files(Path(source), "reader", part=part)
     with torch.device("meta"):
-        model = (
-            T5ForConditionalGeneration(config)  # type: ignore[arg-type]
-            if what == "reader"
-            else AutoModel.from_config(config)
-        )
+        model = T5ForConditionalGeneration(config)
+    return _counted(model, int(config.hidden_size), "reader", model, atlas)
+
+
+def _retriever_size(name: str, options: Options, atlas: AtlasCheckpoint | None) -> ModelSize:
+    """Count a tower's weights; those of Atlas's checkpoint have to fit it."""
+    tower = tower_on_meta(name, build.asked_of_towers(options))
+    source = find_source(name)
+    for folder in source.towers:
+        _check_files(Path(folder), "retriever", part="weights")
+    _check_files(Path(source.tokenizer), "retriever", part="tokenizer")
+    return _counted(tower, tower.embedding_dim, "retriever", tower.model, atlas)
+
+
+def _counted(
+    whole: nn.Module, dim: int, what: str, model: nn.Module, atlas: AtlasCheckpoint | None
+) -> ModelSize:
     if atlas is not None:
         for part in atlas.parts:
             if part.split(".")[0] == what:
                 require_fit(atlas, part, model)
-    return ModelSize(sum(p.numel() for p in model.parameters()), int(config.hidden_size))
+    return ModelSize(sum(p.numel() for p in whole.parameters()), dim)
 
 
 def _needs(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 GOLD_SCORE_ALIASES = {"pdist": "ppmean", "adist": "evalnormsum"}
 """The paper's names, and Atlas's own."""
+POOLING_ALIASES = {"first": "cls"}
+"""OpenMatch's name, and ours."""
 
 
 def resolve(options: Options) -> tuple[Options, list[str]]:
@@ -40,8 +42,10 @@ def resolve(options: Options) -> tuple[Options, list[str]]:
 
 def _full_names(options: Options) -> tuple[str, dict[str, Any]]:
     mode, reader = options.retriever.gold_score_mode, options.reader.reader_model_type
+    pooling = options.retriever.retriever_pooling
     return "the same by another name", {
         "gold_score_mode": GOLD_SCORE_ALIASES.get(mode, mode),
+        "retriever_pooling": POOLING_ALIASES.get(pooling, pooling),
         "reader_model_type": full_reader_name(reader) if reader else reader,
     }
 

@@ -20,6 +20,7 @@ from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.refresh_schedule import parse_refresh_schedule
 from gazetteer.task_names import TASK_NAMES
+from gazetteer.tower_options import tower_rules
 
 if TYPE_CHECKING:
     from gazetteer.options import Options
@@ -264,6 +265,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _refresh_rules,
     _staleness_rules,
     _dedicated_rules,
+    lambda options, _: tower_rules(options),
     _file_rules,
     _results_rules,
     _folder_rules,

@@ -31,6 +31,7 @@ from gazetteer.option_rules import Program, check
 from gazetteer.paths import default_cache_folder, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.task_names import TASK_NAMES
+from gazetteer.tower_options import TowerOptions
 
 OPTIONS_FILE = "options.json"
 """Name of the saved options, in an experiment's folder and beside each checkpoint."""
@@ -136,7 +137,9 @@ class RetrieverOptions:
     query_side_retriever_training: bool = flag(False, "train the query tower, freeze the passages'")
     retrieve_with_rerank: bool = flag(False, "re-rank what is found with fresh embeddings")
     n_to_rerank_with_retrieve_with_rerank: int = flag(128, "passages per query to re-rank")
-    retriever_pooling: Literal["mean", "cls", "sqrt"] = flag("mean", "tokens to embedding (new)")
+    retriever_pooling: Literal["mean", "cls", "sqrt", "first", "no"] = flag(
+        "mean", "tokens to embedding; first is cls (new)"
+    )
     retriever_normalize: bool = flag(False, "scale embeddings to length 1 (new)")
     untie_retriever: bool = flag(False, "separate query and passage towers, both trained (new)")
     reuse_reader_encodings: bool = flag(
@@ -268,6 +271,7 @@ class Options:
     data: DataOptions = field(default_factory=DataOptions)
     task: TaskOptions = field(default_factory=TaskOptions)
     retriever: RetrieverOptions = field(default_factory=RetrieverOptions)
+    towers: TowerOptions = field(default_factory=TowerOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -141,6 +141,20 @@ def test_a_stale_index_is_refused_with_both_values(world: Path) -> None:
     assert "encoder pooling" in log and "--allow_stale_index" in log
 
 
+def test_an_index_of_another_way_to_embed_is_refused(world: Path) -> None:
+    index = world / "t5"
+    t5 = {"retrieve_only": True, "retriever_model_path": world / "reader"}
+    head = {"add_linear_head": True, "projection_out_dim": 8}
+    run_evaluate(world, name="t5", save_index_path=index, **t5, **head)
+    assert read_manifest(index).embedding_dim == 8
+    loaded = t5 | {"load_index_path": index}
+    run_evaluate(world, name="t5", **loaded, **head)
+    with pytest.raises(IndexFileError, match=r"encoder weights: index has \w+, in use is"):
+        run_evaluate(world, name="t5", seed=1, **loaded, **head)
+    with pytest.raises(IndexFileError, match="index has first_decoder_token, in use is mean"):
+        run_evaluate(world, name="t5", encoder_only=True, **loaded, **head)
+
+
 def test_the_index_is_saved_anew_when_it_is_refreshed(world: Path) -> None:
     index = world / "refreshed"
     run_train(world, name="refreshes", total_steps=5, train_retriever=True, refresh_index="2",

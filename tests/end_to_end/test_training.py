@@ -91,6 +91,12 @@ INTERRUPTED = {
     "save_freq": 2,
     "refresh_index": "3",
 }
+T5_HEAD = {
+    "retriever_model_path": "{world}/reader",
+    "add_linear_head": True,
+    "projection_out_dim": 8,
+    "lr_retriever": 1e-3,
+}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +124,17 @@ INTERRUPTED = {
             5,
         ),
         ("refresh-late", {"refresh_mode": "interleaved", "refresh_steps": 7}, 6),
+        (
+            "t5-head",
+            T5_HEAD
+            | {"retriever_normalize": True, "refresh_mode": "interleaved", "refresh_steps": 2},
+            5,
+        ),
+        (
+            "t5-query-side",
+            T5_HEAD | {"encoder_only": True, "query_side_retriever_training": True},
+            5,
+        ),
         (
             "refresh-stale",
             {"refresh_index": "-1", "staleness_sample": 5, "refresh_below_overlap": 1.0},

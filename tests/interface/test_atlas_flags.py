@@ -18,6 +18,7 @@ NEW = {
     "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",
     "refresh_mode", "refresh_steps", "refresh_workers", "staleness_sample", "refresh_below_overlap",
     "index_dtype", "faiss_nlist", "faiss_nprobe", "rescore", "rank_candidates",
+    "encoder_only", "add_linear_head", "projection_in_dim", "projection_out_dim",
 }  # fmt: skip
 
 

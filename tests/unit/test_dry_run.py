@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config
 
 from gazetteer.dry_run import plan
 from gazetteer.errors import (
@@ -113,11 +114,21 @@ def test_a_model_without_all_its_files_is_refused(
         lines(world, **{flag: folder})
 
 
-def test_a_model_of_another_kind_is_refused(world: Path) -> None:
+def test_a_model_of_another_kind_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is a bert, expected a t5 \(--reader_model_type\)"):
         lines(world, reader_model_type=world / "retriever")
-    with pytest.raises(CheckpointError, match=r"is a t5, .* \(--retriever_model_path\)"):
-        lines(world, retriever_model_path=world / "reader")
+    GPT2Config().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is a gpt2, .* \(--retriever_model_path\)"):
+        lines(world, retriever_model_path=tmp_path)
+
+
+def test_a_t5_is_a_retriever_and_its_head_measures_the_embeddings(world: Path) -> None:
+    flags = {"retriever_model_path": world / "reader"}
+    whole, encoder = lines(world, **flags), lines(world, **flags, encoder_only=True)
+    sizes = [next(x for x in found if x.startswith("retriever: ")) for found in (whole, encoder)]
+    assert sizes[0] != sizes[1]
+    with pytest.raises(OptionError, match=r"--projection_in_dim \(9\) must be the model's 32"):
+        lines(world, **flags, add_linear_head=True, projection_in_dim=9)
 
 
 def test_a_saved_index_must_fit_retriever_and_passages(world: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ BELOW = {
     "save_index_n_shards": 0, "faiss_code_size": 0, "faiss_nlist": 0, "faiss_nprobe": 0,
     "rescore": -1, "refresh_steps": 0, "refresh_workers": 0, "staleness_sample": -1,
     "refresh_below_overlap": 1.5, "retriever_n_context": 0,
+    "projection_in_dim": 0, "projection_out_dim": 0,
     "temperature_score": 0.0, "temperature_gold": 0.0, "filtering_overretrieve_ratio": 0,
     "freeze_retriever_steps": -2, "n_to_rerank_with_retrieve_with_rerank": 0,
     "text_maxlength": 2, "target_maxlength": 0, "n_context": 0, "generation_max_length": 0,

@@ -46,7 +46,7 @@ from gazetteer.options import (
 from gazetteer.reader import FusionReader, load_reader, save_reader
 from gazetteer.reader.loading import DTYPES
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, save_retriever
-from gazetteer.retriever.loading import EMBEDDING, PASSAGE_FOLDER, QUERY_FOLDER
+from gazetteer.retriever.sources import EMBEDDING, PASSAGE_FOLDER, QUERY_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -89,7 +89,8 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     encoder.add_argument("--encoder_model", metavar="NAME", help="retriever: folder or hub name")
     encoder.add_argument("--retriever_format", default="{title} {text}", help="what it embedded")
-    encoder.add_argument("--retriever_pooling", choices=["mean", "cls", "sqrt"], default="mean")
+    poolings = ["mean", "cls", "sqrt", "first_decoder_token"]
+    encoder.add_argument("--retriever_pooling", choices=poolings, default="mean")
     encoder.add_argument("--retriever_normalize", action="store_true", help="to length 1")
     encoder.add_argument(
         "--text_maxlength", type=_positive, default=MAX_TOKENS, help="tokens it saw of a passage"

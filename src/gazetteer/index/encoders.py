@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast, get_args
+from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.tokens import tokenizer_fingerprint
 from gazetteer.index.manifest import EncoderIdentity
-from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, weights_fingerprint
-from gazetteer.retriever.encoder import Pooling
+from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, tower_fingerprint
+from gazetteer.retriever.loading import find_source
+from gazetteer.retriever.ways import DEFAULT_POOLING, PoolingName
 
 UNKNOWN = "unknown"
 """Stands where Atlas's files do not say what made them."""
@@ -25,6 +26,8 @@ UNKNOWN_ENCODER = EncoderIdentity(
 )
 MAX_TOKENS = 512
 """BERT's positions; Atlas caps the retriever's inputs there."""
+OF_AN_ENCODER = ("mean", "cls", "sqrt")
+"""Poolings that a T5 has without its decoder."""
 BATCH = EmbeddingBatch(max_texts=512, max_padded_tokens=16_384)
 
 
@@ -44,21 +47,24 @@ def load_encoder(
     Raises:
         CheckpointError: nothing usable under that name.
     """
+    # What the retriever's folder notes comes before `settings`.
+    is_noted = find_source(model).noted is not None
+    is_of_encoder = settings.pooling in OF_AN_ENCODER and not is_noted
     retriever, tokenizer = load_retriever(
         model,
-        pooling=_pooling(settings.pooling),
-        normalize=settings.normalize,
+        pooling=cast(PoolingName, settings.pooling) if is_of_encoder else DEFAULT_POOLING,
+        normalize=settings.normalize and not is_noted,
+        encoder_only=is_of_encoder,
         dropout=0.0,
         dtype=dtype,
         batch=BATCH,
     )
     tower = retriever.passage_tower
-    # What the retriever's folder notes comes before `settings`.
     identity = replace(
         settings,
         pooling=UNKNOWN if settings.pooling == UNKNOWN else tower.pooling,
         normalize=settings.normalize if settings.pooling == UNKNOWN else tower.normalize,
-        weights=weights_fingerprint(tower.model),
+        weights=tower_fingerprint(tower),
         tokenizer=tokenizer_fingerprint(tokenizer),
     )
     return retriever.eval().requires_grad_(False), tokenizer, identity
@@ -76,7 +82,3 @@ def load_encoder_of(
         return loaded
     rounded = load_encoder(model, made_by, torch.bfloat16)
     return rounded if rounded[2].weights == made_by.weights else loaded
-
-
-def _pooling(name: str) -> Pooling:
-    return cast(Pooling, name) if name in get_args(Pooling) else "mean"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.index import EncoderIdentity, IndexIdentity
-from gazetteer.retriever import TextEncoder, weights_fingerprint
+from gazetteer.retriever import TextEncoder, tower_fingerprint
 
 
 def identity_of(tower: TextEncoder, corpus: PassageStore, tokens: PassageTokens) -> IndexIdentity:
@@ -17,7 +17,7 @@ def identity_of(tower: TextEncoder, corpus: PassageStore, tokens: PassageTokens)
     return IndexIdentity(
         corpus=corpus.fingerprint,
         encoder=EncoderIdentity(
-            weights=weights_fingerprint(tower.model),
+            weights=tower_fingerprint(tower),
             tokenizer=tokens.tokenizer_fingerprint,
             template=tokens.template,
             pooling=tower.pooling,

@@ -104,7 +104,7 @@ class IndexKeeper:
             tower = self._retriever.passage_tower
             self._load(self._files.load_folder, self._identity(tower))
             if not self.is_foreign:
-                self._remember_weights(tower.state_dict())
+                self._remember_weights(tower.weights())
         else:
             self.refresh(0)
 
@@ -144,7 +144,7 @@ class IndexKeeper:
         tower = self._retriever.passage_tower
         identity = self._identity(tower)
         self._embed(tower, identity)
-        self._adopted(step, identity, tower.state_dict())
+        self._adopted(step, identity, tower.weights())
 
     def _begin_refresh(self, step: int) -> None:
         """Begin one in the way of the plan; a sliced one under way is finished first."""
@@ -320,7 +320,7 @@ class IndexKeeper:
         tower = self._retriever.passage_tower
         if weights:
             tower = copy.deepcopy(tower)
-            tower.load_state_dict(dict(weights))
+            tower.load_weights(weights)
         return tower
 
     def _embed(self, tower: TextEncoder, identity: IndexIdentity) -> None:

@@ -113,7 +113,7 @@ class OrderedVersion:
         self.step = step
         self.identity = identity
         self.weights: Mapping[str, Tensor] = {
-            name: tensor.detach().cpu().clone() for name, tensor in tower.state_dict().items()
+            name: tensor.detach().cpu().clone() for name, tensor in tower.weights().items()
         }
         self._overseer = overseer
         self._ranks = ranks

@@ -63,7 +63,7 @@ class SlicedVersion:
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """What embeds it: with step and slices, all that a resumed run needs."""
-        return {name: tensor.cpu() for name, tensor in self._tower.state_dict().items()}
+        return {name: tensor.cpu() for name, tensor in self._tower.weights().items()}
 
     def embed_next_slice(self) -> None:
         """Embed one more part of this rank's rows. Not a collective."""

@@ -1,6 +1,6 @@
 """The retriever: encoder towers, tied, untied or query-side."""
 
-from gazetteer.retriever.dual_encoder import DualEncoder, weights_fingerprint
+from gazetteer.retriever.dual_encoder import DualEncoder, tower_fingerprint, weights_fingerprint
 from gazetteer.retriever.encoder import EmbeddingBatch, TextEncoder
 from gazetteer.retriever.loading import load_retriever, save_retriever
 
@@ -10,5 +10,6 @@ __all__ = [
     "TextEncoder",
     "load_retriever",
     "save_retriever",
+    "tower_fingerprint",
     "weights_fingerprint",
 ]

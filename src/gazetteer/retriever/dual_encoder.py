@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -91,10 +91,25 @@ class DualEncoder(nn.Module):
             return self.embed_passages(token_lists).float()
 
 
+def tower_fingerprint(tower: TextEncoder) -> str:
+    """Stands for all weights of a tower: model, and head and adapters where it has them.
+
+    A tower with the model alone has the model's own fingerprint.
+    """
+    tensors = dict(tower.model.state_dict())
+    if tower.head is not None:
+        tensors |= {f"head.{name}": tensor for name, tensor in tower.head.state_dict().items()}
+    return _fingerprint(tensors)
+
+
 def weights_fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of every weight, in name order."""
+    return _fingerprint(module.state_dict())
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)};".encode())
         digest.update(data.view(-1).view(torch.uint8).numpy().data)

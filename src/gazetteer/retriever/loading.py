@@ -1,37 +1,43 @@
-"""Retrievers from disk or hub, and back.
-
-A folder is either one encoder (tied towers) or holds `query/` and `passage/` (untied).
-"""
+"""Retrievers from disk or hub, and back: the one way in, whatever lies under a name."""
 
 from __future__ import annotations
 
+import copy
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
+    MT5Config,
     PreTrainedTokenizerBase,
+    T5Config,
+    UMT5Config,
 )
 
-from gazetteer.errors import CheckpointError, OptionError
-from gazetteer.files import replace_json
+from gazetteer.errors import CheckpointError
 from gazetteer.retriever.dual_encoder import DualEncoder
-from gazetteer.retriever.encoder import EmbeddingBatch, Pooling, TextEncoder
+from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, EmbeddingBatch, Pooling, TextEncoder
+from gazetteer.retriever.head import NewHead, save_head
+from gazetteer.retriever.openmatch import is_openmatch, read_openmatch
 from gazetteer.retriever.sentence_files import describe_for_sentence_transformers
+from gazetteer.retriever.sources import (
+    PASSAGE_FOLDER,
+    QUERY_FOLDER,
+    Source,
+    own_source,
+    write_note,
+)
+from gazetteer.retriever.ways import Asked, PoolingName, settle
 
-QUERY_FOLDER, PASSAGE_FOLDER = "query", "passage"
-EMBEDDING = "embedding.json"
-"""How vectors are made of token states; transformers has no place for it in its own config."""
-DEFAULT_POOLING: Pooling = "mean"
+T5_CONFIGS = (T5Config, MT5Config, UMT5Config)
 Attention = Literal["eager", "sdpa"]
 Fill = Callable[[nn.Module], None]
 """Sets every weight of a model."""
@@ -40,20 +46,24 @@ Fill = Callable[[nn.Module], None]
 def load_retriever(
     name_or_folder: str,
     *,
-    pooling: Pooling,
+    pooling: PoolingName,
     normalize: bool,
     dropout: float,
     dtype: torch.dtype,
     batch: EmbeddingBatch,
     attention: Attention = "eager",
     fills: Sequence[Fill] | None = None,
+    encoder_only: bool = False,
+    new_head: NewHead | None = None,
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     """Load a retriever and its tokenizer.
 
     Args:
-        name_or_folder: hub name, a folder written by `save_pretrained`, or one by `save_retriever`.
-        pooling: how token states become one embedding; what `save_retriever` noted comes first.
-        normalize: scale embeddings to length 1; likewise.
+        name_or_folder: hub name, a folder written by `save_pretrained`, by `save_retriever` or by
+            OpenMatch.
+        pooling: how token states become one embedding; what was noted on saving comes first. Of a
+            T5 the first token of its decoder is taken, unless `encoder_only`.
+        normalize: scale embeddings to length 1; what was noted comes first.
         dropout: replaces the model's own dropout everywhere.
         dtype: weights are cast to it.
         batch: limits of one encoder call.
@@ -61,32 +71,67 @@ def load_retriever(
             "sdpa" multiplies many small blocks, each at the price of a large one.
         fills: give towers made of the config alone their weights: one for tied towers, or query's
             and passage's; None reads those that lie under the name.
+        encoder_only: leave T5's decoder out, and pool the states of its encoder.
+        new_head: a linear head, if the retriever has none yet.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
         OptionError: a flag asks for something else than the retriever was saved with.
     """
-    pooling, normalize = _as_saved(Path(name_or_folder), pooling, normalize)
+    asked = Asked(
+        pooling=pooling, normalize=normalize, encoder_only=encoder_only, new_head=new_head
+    )
 
-    def tower(source: str, fill: Fill | None) -> TextEncoder:
-        model = _encoder(source, dropout, attention, fill)
-        return TextEncoder(model.to(dtype), pooling=pooling, normalize=normalize)
+    def tower(number: int, fill: Fill | None) -> TextEncoder:
+        name = source.towers[min(number, len(source.towers) - 1)]
+        model = _load_model(name, way.pooling, dropout, attention, fill)
+        head = copy.deepcopy(way.heads[min(number, len(way.heads) - 1)]) if way.heads else None
+        made = TextEncoder(model, pooling=way.pooling, normalize=way.normalize, head=head)
+        return made.to(dtype)
 
-    folder = Path(name_or_folder)
-    is_untied = (folder / QUERY_FOLDER).is_dir()
-    query_source = str(folder / QUERY_FOLDER) if is_untied else name_or_folder
     try:
-        encoder_config(query_source)
-        tokenizer = AutoTokenizer.from_pretrained(query_source)
-        passage_source = str(folder / PASSAGE_FOLDER) if is_untied else name_or_folder
-        query_fill, passage_fill = (fills[0], fills[-1]) if fills else (None, None)
-        query_tower = tower(query_source, query_fill)
-        is_tied = len(fills) == 1 if fills else not is_untied
-        passage_tower = query_tower if is_tied else tower(passage_source, passage_fill)
+        source = find_source(name_or_folder)
+        config = encoder_config(source.towers[0])
+        way = settle(
+            asked, source, name_or_folder, is_t5=is_t5(config), width=int(config.hidden_size)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.tokenizer)
+        fill_each = fills or [None] * len(source.towers)
+        towers = [tower(number, fill) for number, fill in enumerate(fill_each)]
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"retriever '{name_or_folder}' cannot be loaded: {reason}") from error
-    return DualEncoder(query_tower, passage_tower, batch), tokenizer
+        raise _cannot_load(name_or_folder, error) from error
+    return DualEncoder(towers[0], towers[-1], batch), tokenizer
+
+
+def tower_on_meta(name_or_folder: str, asked: Asked) -> TextEncoder:
+    """The query tower as `load_retriever` would give it, without weights: to count, to measure.
+
+    Raises:
+        CheckpointError, OptionError: as `load_retriever` does.
+    """
+    try:
+        source = find_source(name_or_folder)
+        config = encoder_config(source.towers[0])
+        way = settle(
+            asked, source, name_or_folder, is_t5=is_t5(config), width=int(config.hidden_size)
+        )
+        kind = _model_class(config, way.pooling)
+        with torch.device("meta"):
+            model = kind(config, **_unused_layers(kind))
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name_or_folder, error) from error
+    head = way.heads[0] if way.heads else None
+    return TextEncoder(model, pooling=way.pooling, normalize=way.normalize, head=head)
+
+
+def find_source(name_or_folder: str) -> Source:
+    """The parts of what lies under a name; no weights are read but those of a head.
+
+    Raises:
+        CheckpointError: what is noted there is damaged, or cannot be used.
+    """
+    folder = Path(name_or_folder)
+    return read_openmatch(folder) if is_openmatch(folder) else own_source(name_or_folder)
 
 
 def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has its own class
@@ -96,69 +141,85 @@ def encoder_config(source: str) -> Any:  # noqa: ANN401 - each type of model has
         OSError, ValueError: nothing there, or no encoder.
     """
     config = AutoConfig.from_pretrained(source)
-    # Encoders are what masked tokens are guessed with; T5 and BART have a decoder besides.
-    if (
-        getattr(config, "is_encoder_decoder", False)
-        or type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-    ):
+    # Encoders are what masked tokens are guessed with; BART has a decoder besides.
+    has_decoder = getattr(config, "is_encoder_decoder", False)
+    is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not has_decoder
+    if not is_encoder and not is_t5(config):
         raise ValueError(
-            f"it is a {config.model_type}, expected an encoder such as BERT "
+            f"it is a {config.model_type}, expected an encoder such as BERT, or a T5 "
             "(--retriever_model_path)"
         )
     return config
 
 
-def _encoder(source: str, dropout: float, attention: Attention, fill: Fill | None) -> Any:  # noqa: ANN401
-    """The model in float32, without the layer that some have above the token states."""
+def is_t5(config: object) -> bool:
+    """Whether a config is one of T5 (v1.0, v1.1, flan, ..), mT5 or umT5."""
+    return isinstance(config, T5_CONFIGS)
+
+
+def _model_class(config: Any, pooling: Pooling) -> Any:  # noqa: ANN401
+    """What makes the states that are pooled.
+
+    Raises:
+        ValueError: that takes a decoder, and there is none.
+    """
+    if not is_t5(config):
+        return MODEL_MAPPING[type(config)]
+    if pooling != FIRST_DECODER_TOKEN:
+        return MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+    if not config.is_encoder_decoder:
+        raise ValueError(f"it is the encoder of a {config.model_type} alone (--encoder_only)")
+    return MODEL_MAPPING[type(config)]
+
+
+def _unused_layers(kind: Any) -> dict[str, bool]:  # noqa: ANN401
+    """What leaves out the layer that some have above the token states."""
+    takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
+    return {"add_pooling_layer": False} if takes_layer else {}
+
+
+def _load_model(
+    source: str, pooling: Pooling, dropout: float, attention: Attention, fill: Fill | None
+) -> Any:  # noqa: ANN401
+    """The model in float32."""
     config = encoder_config(source)
     # Each type of model has names of its own for its dropouts; some read them in every forward.
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, float):
             setattr(config, name, dropout)
-    kind: Any = MODEL_MAPPING[type(config)]
-    takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
-    unused = {"add_pooling_layer": False} if takes_layer else {}
+    kind = _model_class(config, pooling)
+    unused = _unused_layers(kind)
     if fill is not None:
         model = kind._from_config(config, attn_implementation=attention, **unused).eval()
         fill(model)
     else:
-        model = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, attn_implementation=attention, **unused
+        model, keys = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **unused,
         )
+        if keys["missing_keys"]:
+            missing = sorted(keys["missing_keys"])
+            raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
     return model
 
 
-def _as_saved(folder: Path, pooling: Pooling, normalize: bool) -> tuple[Pooling, bool]:
-    """What the folder notes, unless a flag that is not at its default says otherwise."""
-    path = folder / EMBEDDING
-    if not path.is_file():
-        return pooling, normalize
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        saved_pooling, saved_normalize = saved["pooling"], saved["normalize"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not readable ({error})") from None
-    if saved_pooling not in get_args(Pooling) or not isinstance(saved_normalize, bool):
-        raise CheckpointError(f"{path}: unknown way to embed ({saved})")
-    if pooling not in (DEFAULT_POOLING, saved_pooling):
-        raise OptionError(
-            f"--retriever_pooling is {pooling}, but {folder} was trained with {saved_pooling}"
-        )
-    if normalize and not saved_normalize:
-        raise OptionError(f"--retriever_normalize is given, but {folder} was trained without")
-    return saved_pooling, saved_normalize
+def _cannot_load(name: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"retriever '{name}' cannot be loaded: {str(error).splitlines()[0]}")
 
 
 def save_retriever(
     retriever: DualEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
     """Write both towers (one folder when tied), configs and tokenizer, and how they embed."""
-    tower = retriever.query_tower
     folder.mkdir(parents=True, exist_ok=True)
-    replace_json(folder / EMBEDDING, {"pooling": tower.pooling, "normalize": tower.normalize})
+    write_note(retriever.query_tower, folder)
     if retriever.is_tied:
         _save_tower(retriever.query_tower, tokenizer, folder)
         return
@@ -169,4 +230,6 @@ def save_retriever(
 def _save_tower(tower: TextEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tower.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if tower.head is not None:
+        save_head(tower.head, folder)
     describe_for_sentence_transformers(tower, folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gazetteer.files import replace_json
 from gazetteer.retriever.encoder import TextEncoder
+from gazetteer.retriever.head import HEAD_FOLDER
 
 POOLING_FLAGS = {
     "mean": "pooling_mode_mean_tokens",
@@ -20,8 +21,15 @@ POOLING_FOLDER, NORMALIZE_FOLDER = "1_Pooling", "2_Normalize"
 
 
 def describe_for_sentence_transformers(tower: TextEncoder, folder: Path) -> None:
-    """Write modules, pooling and lengths beside the weights of one tower."""
+    """Write modules, pooling and lengths beside the weights, and the head, of one tower.
+
+    Of a T5's first decoder token nothing can be said: no module makes it.
+    """
+    if tower.pooling not in POOLING_FLAGS:
+        return
     modules = [("Transformer", ""), ("Pooling", POOLING_FOLDER)]
+    if tower.head is not None:
+        modules.append(("Dense", HEAD_FOLDER))
     if tower.normalize:
         modules.append(("Normalize", NORMALIZE_FOLDER))
     documents = [
@@ -38,7 +46,7 @@ def describe_for_sentence_transformers(tower: TextEncoder, folder: Path) -> None
     pooling = {flag: name == tower.pooling for name, flag in POOLING_FLAGS.items()}
     replace_json(
         folder / POOLING_FOLDER / "config.json",
-        {"word_embedding_dimension": tower.embedding_dim} | pooling,
+        {"word_embedding_dimension": tower.model.config.hidden_size} | pooling,
     )
     positions = getattr(tower.model.config, "max_position_embeddings", None)
     replace_json(

@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 MODEL_FLAGS = {"model_path", "reader_model_type", "retriever_model_path"}
 """Where a run begins; on resuming it has models of its own."""
 FIXED_BY_CHECKPOINT = {
+    "add_linear_head",
+    "encoder_only",
     "precision",
+    "projection_in_dim",
+    "projection_out_dim",
     "query_side_retriever_training",
     "retriever_normalize",
     "retriever_pooling",

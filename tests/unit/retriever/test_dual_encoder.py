@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, DistilBertConfig, DistilBertModel
+from transformers import AutoModel, DistilBertConfig, DistilBertModel, GPT2Config
 
 from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.retriever import (
@@ -18,7 +18,8 @@ from gazetteer.retriever import (
 )
 from gazetteer.retriever.encoder import Pooling, pool
 from gazetteer.retriever.packed_weights import WORTH_TOKENS
-from tests.support.tiny_models import retriever_tokenizer, save_tiny_reader, tiny_bert
+from gazetteer.retriever.ways import PoolingName
+from tests.support.tiny_models import retriever_tokenizer, tiny_bert
 
 TEXTS = ("the capital of peru", "lima", "what is the river in egypt and the lake of austria", "x")
 
@@ -103,7 +104,7 @@ def test_query_side_training_moves_the_query_tower_and_no_passage_weight() -> No
 
 
 def load(
-    folder: Path, pooling: Pooling = "mean", normalize: bool = False, dropout: float = 0.0
+    folder: Path, pooling: PoolingName = "mean", normalize: bool = False, dropout: float = 0.0
 ) -> DualEncoder:
     return load_retriever(
         str(folder),
@@ -184,12 +185,12 @@ def test_an_encoder_with_other_names_for_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind_is_named(tmp_path: Path) -> None:
-    folder = save_tiny_reader(tmp_path / "reader")
+    GPT2Config().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError) as caught:
-        load(folder)
+        load(tmp_path)
     assert str(caught.value) == (
-        f"retriever '{folder}' cannot be loaded: it is a t5, expected an encoder such as BERT "
-        "(--retriever_model_path)"
+        f"retriever '{tmp_path}' cannot be loaded: it is a gpt2, expected an encoder such as BERT, "
+        "or a T5 (--retriever_model_path)"
     )
 
 
