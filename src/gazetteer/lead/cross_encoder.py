@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
 from gazetteer.lead.dual import SOME_TEXT
@@ -78,11 +79,12 @@ class CrossLayers(nn.Module):
     @property
     def layers(self) -> int:
         """Layers there are to choose from."""
-        return layer_count(self._transformer)
+        return layer_count(self.transformer)
 
     @property
-    def _transformer(self):  # noqa: ANN202 - PreTrainedModel, which its class does not say
-        return self.encoder[0].model
+    def transformer(self) -> PreTrainedModel:
+        """The model inside the encoder, without its head."""
+        return cast(PreTrainedModel, self.encoder[0].model)
 
     def forward(
         self, queries: TokenLists, passages: TokenLists, layers: Sequence[int]
@@ -112,7 +114,7 @@ class CrossLayers(nn.Module):
         )
         finals, firsts = [], []
         for bucket in buckets:
-            with record_states(self._transformer) as recorded:
+            with record_states(self.transformer) as recorded:
                 found = self.encoder(self._features([joined[i] for i in bucket], starts[bucket]))
             finals.append(found["scores"].float().view(len(bucket)))
             firsts.append([states[:, 0] for states in recorded.chosen(layers)])
@@ -122,7 +124,7 @@ class CrossLayers(nn.Module):
         return torch.cat(finals)[order], by_layer
 
     def _features(self, texts: Sequence[TokenIds], starts: np.ndarray) -> dict[str, Tensor]:
-        ids, mask = pad_bucket(texts, self._transformer.config.pad_token_id or 0)
+        ids, mask = pad_bucket(texts, self.transformer.config.pad_token_id or 0)
         features = {"input_ids": ids, "attention_mask": mask.long()}
         if self.pairs.has_types:
             is_passage = torch.arange(ids.shape[1]) >= torch.from_numpy(starts)[:, None]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gazetteer.data.buckets import pad_bucket
 from gazetteer.distributed.collectives import (
@@ -139,11 +140,12 @@ class LateInteraction(nn.Module):
     @property
     def layers(self) -> int:
         """Layers there are to choose from."""
-        return layer_count(self._transformer)
+        return layer_count(self.transformer)
 
     @property
-    def _transformer(self):  # noqa: ANN202 - PreTrainedModel, which its class does not say
-        return self.encoder[0].model
+    def transformer(self) -> PreTrainedModel:
+        """The model inside the encoder, without its head."""
+        return cast(PreTrainedModel, self.encoder[0].model)
 
     def forward(
         self, queries: TokenLists, passages: TokenLists, layers: Sequence[int]
@@ -161,13 +163,13 @@ class LateInteraction(nn.Module):
         self, texts: TokenLists, side: Side, layers: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         marked = [self.marking.mark(ids, side) for ids in texts or [SOME_TEXT]]
-        ids, mask = pad_bucket(marked, self._transformer.config.pad_token_id or 0)
+        ids, mask = pad_bucket(marked, self.transformer.config.pad_token_id or 0)
         features = {"input_ids": ids, "attention_mask": mask.long()}
         if side == "query" and self.marking.query_length:
             features = self._filled_up(ids, mask, self.marking.query_length)
         device = next(self.encoder.parameters()).device
         features = {name: tensor.to(device) for name, tensor in features.items()}
-        with record_states(self._transformer) as recorded:
+        with record_states(self.transformer) as recorded:
             found = self.encoder(features, task=side)
         embeddings, scored = found["token_embeddings"], found["attention_mask"].bool()
         chosen = recorded.chosen(layers)

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gazetteer.dense.records import DenseBatch
 from gazetteer.distributed.collectives import all_reduce_mean
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.layers import LayerChooser, LayerPairs
@@ -35,16 +35,35 @@ from gazetteer.losses.layers import (
     layer_weights,
 )
 from gazetteer.modes import evaluation_mode
+from gazetteer.records import TokenLists
 from gazetteer.stats import Stopwatch
-from gazetteer.step import Stats
+
+
+class Texts(Protocol):
+    """Queries and passages, as `dense.records.DenseBatch` holds them."""
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """Numbers of the lines behind them, one per query."""
+        ...
+
+    @property
+    def query_tokens(self) -> TokenLists:
+        """Ids of each query, special tokens included."""
+        ...
+
+    @property
+    def passage_tokens(self) -> TokenLists:
+        """Likewise of the passages, as many for each query: its positive first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class LeadBatch:
     """The same queries and passages, in the tokens of either model."""
 
-    student: DenseBatch
-    teacher: DenseBatch
+    student: Texts
+    teacher: Texts
 
     @property
     def examples(self) -> tuple[int, ...]:
@@ -131,7 +150,9 @@ class LeadStep(nn.Module):
         self.reads_pairs = reads_pairs
         self.steps_done = steps_done
 
-    def forward(self, batch: LeadBatch, train_retriever: bool = True) -> tuple[Tensor, Stats]:
+    def forward(
+        self, batch: LeadBatch, train_retriever: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The loss of one micro-batch. Its backward may be collective, too.
 
         Collective: every rank must call this, with any number of queries, zero included.
@@ -156,7 +177,9 @@ class LeadStep(nn.Module):
         loss = torch.stack(list(losses.values())).sum()
         # Averaged over this rank's queries, as the log weighs them.
         share = count.item() / max(mine, 1)
-        stats: Stats = {f"loss/{name}_loss": term.detach() * share for name, term in losses.items()}
+        stats: dict[str, Tensor | float] = {
+            f"loss/{name}_loss": term.detach() * share for name, term in losses.items()
+        }
         stats["loss/train_loss"] = loss.detach() * share
         return loss, stats | clock.seconds
 

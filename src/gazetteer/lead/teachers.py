@@ -123,7 +123,7 @@ def save_layered(
 ) -> None:
     """Write a model that was opened here so that it is opened again, by the same function."""
     if isinstance(model, LateInteraction) and model.marking.replaces_first:
-        model.encoder[0].model.save_pretrained(folder)
+        model.transformer.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     else:
         model.encoder.save_pretrained(str(folder), create_model_card=False)
