@@ -6,9 +6,11 @@ whatever their widths and tokenizers are. What is done with the scores is in `lo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from gazetteer.losses.precision import at_least_float32
 
@@ -79,7 +81,7 @@ def _best_token_sums(
 
 
 def cross_encoder_scores(
-    first_states: Float[Tensor, "pair dim"], head: nn.Module, *, passages: int
+    first_states: Float[Tensor, "pair dim"], head: Callable[[Tensor], Tensor], *, passages: int
 ) -> Float[Tensor, "query passage"]:
     """Scores of (query, passage) pairs that were read together.
 
