@@ -108,9 +108,10 @@ def read_study(folder: Path) -> Study:
     experiments = folder / "experiments"
     pretrained, found, tuned = {}, {}, []
     for name in seconds:
-        if name == "untouched":
-            found[name, 0] = last(experiments / "found-untouched", "eval")
-            pretrained[name, 0] = _pretrained(experiments / "mlm-untouched")
+        if name == "found-untouched":
+            found["untouched", 0] = last(experiments / name, "eval")
+        elif name == "mlm-untouched":
+            pretrained["untouched", 0] = _pretrained(experiments / name)
         elif match := re.fullmatch(r"mlm-(\w+)-(\d+)", name):
             key = match[1], int(match[2])
             pretrained[key] = _pretrained(experiments / name)
