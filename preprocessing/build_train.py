@@ -1,0 +1,27 @@
+"""Training lines with negatives out of a file of them, as OpenMatch's script of this name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_files import exit_code
+from training_lines import parser_of, run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = parser_of("build_train.py", (__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--negative_file",
+        type=Path,
+        required=True,
+        help="query id, tab, document ids with commas between them",
+    )
+    options = parser.parse_args(arguments)
+    return exit_code("build_train", lambda: run(options, "negatives", options.negative_file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
