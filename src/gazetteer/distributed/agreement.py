@@ -54,6 +54,24 @@ def build_main_first(build: Callable[[], Built], ranks: Ranks) -> Built:
     return built[0] if built else build()
 
 
+def build_alike(build: Callable[[], Built], ranks: Ranks) -> Built:
+    """Build the same thing on every rank at once, or on none.
+
+    Collective: every rank must call this, and `build` must not be collective.
+
+    Raises:
+        GazetteerError: what `build` raised on the lowest rank where it did; the same on every rank.
+    """
+    built: list[Built] = []
+    problem: GazetteerError | None = None
+    try:
+        built.append(build())
+    except GazetteerError as error:
+        problem = error
+    raise_together(problem, ranks)
+    return built[0]
+
+
 def raise_together(problem: Exception | None, ranks: Ranks) -> None:
     """Raise on every rank if any rank has a problem; the lowest rank's is the one reported.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.queries import QueryTokenizer
@@ -122,33 +123,60 @@ def open_index(
     folder = Path(folder)
     manifest = read_manifest(folder)
     passages = open_passages(folder, manifest)
-    retriever, tokenizer, encoder = load_encoder_of(str(model), manifest.identity.encoder)
+    retriever, tokenizer = load_checked_encoder(
+        folder, manifest, str(model), allow_stale=allow_stale
+    )
+    maker = maker_of(manifest, Ranks(device=torch.device(device)), exact=exact)
+    return Searcher(
+        maker.load(folder, manifest),
+        passages,
+        retriever.to(device),
+        QueryTokenizer(tokenizer, max_tokens=manifest.identity.encoder.max_tokens or MAX_TOKENS),
+    )
+
+
+def load_checked_encoder(
+    folder: Path,
+    manifest: Manifest,
+    model: str,
+    *,
+    allow_stale: bool = False,
+    allowing: str = "allow_stale=True",
+) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
+    """The encoder under a name, if it is the one that made an index.
+
+    Args:
+        folder: of the index.
+        manifest: of the index.
+        model: folder or hub name.
+        allow_stale: take another one, with a warning.
+        allowing: what says so, for messages.
+
+    Raises:
+        IndexFileError: it is another one.
+        CheckpointError: nothing usable under that name.
+    """
+    retriever, tokenizer, encoder = load_encoder_of(model, manifest.identity.encoder)
     expected = IndexIdentity(corpus=manifest.identity.corpus, encoder=encoder)
     mismatches = identity_mismatches(manifest.identity, expected)
     if mismatches and not allow_stale:
         raise IndexFileError(
             f"{folder}: not made by {model} ({'; '.join(mismatches)}); "
-            "name the retriever that made it, or pass allow_stale=True"
+            f"name the retriever that made it, or pass {allowing}"
         )
     for mismatch in mismatches:
-        logger.warning("%s: %s (allow_stale=True)", folder, mismatch)
+        logger.warning("%s: %s (%s)", folder, mismatch, allowing)
     if retriever.embedding_dim != manifest.embedding_dim:
         raise IndexFileError(
             f"{folder}: vectors of {manifest.embedding_dim} numbers, "
             f"{model} makes {retriever.embedding_dim}"
         )
-    maker = _maker(manifest, torch.device(device), exact=exact)
-    return Searcher(
-        maker.load(folder, manifest),
-        passages,
-        retriever.to(device),
-        QueryTokenizer(tokenizer, max_tokens=encoder.max_tokens or MAX_TOKENS),
-    )
+    return retriever, tokenizer
 
 
-def _maker(manifest: Manifest, device: torch.device, *, exact: bool) -> ShardMaker:
-    """What searches an index in the way in which it was saved."""
-    count, dim, ranks = manifest.count, manifest.embedding_dim, Ranks(device=device)
+def maker_of(manifest: Manifest, ranks: Ranks, *, exact: bool = False) -> ShardMaker:
+    """What searches an index in the way in which it was saved, or exactly."""
+    count, dim = manifest.count, manifest.embedding_dim
     # For vectors that cannot be mapped from the index.
     folder = Path(tempfile.gettempdir())
     if manifest.codec is None or exact:

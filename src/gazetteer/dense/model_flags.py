@@ -1,0 +1,78 @@
+"""The retriever as OpenMatch's flags describe it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gazetteer.build import PADDED_TOKENS
+from gazetteer.dense.commands import SeedParser, positive
+from gazetteer.records import Ranks
+from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
+from gazetteer.retriever.encoder import Pooling
+
+logger = logging.getLogger(__name__)
+
+POOLINGS: dict[str, Pooling] = {"first": "cls", "mean": "mean"}
+IDLE = {
+    "config_name": "the config lies beside the weights",
+    "tokenizer_name": "the tokenizer lies beside the weights",
+    "cache_dir": "set HF_HOME to move the cache of models",
+    "feature": "the last hidden state is pooled",
+    "untie_encoder": "the folder says whether its towers are two",
+    "dtype": "see --fp16",
+}
+
+
+def add_model_flags(parser: SeedParser) -> None:
+    """`--model_name_or_path` and what belongs to it."""
+    parser.add_argument("--model_name_or_path", required=True, help="folder or hub name")
+    parser.add_argument(
+        "--pooling",
+        choices=[*POOLINGS, "no"],
+        help="where the folder does not say how it was trained; none = first",
+    )
+    parser.add_switch("--normalize", "likewise: scale embeddings to length 1")
+    parser.add_switch("--encoder_only", "likewise: of a T5, pool the states of its encoder")
+    parser.add_switch("--fp16", "embed in half precision (bfloat16), on a GPU")
+    parser.add_switch("--bf16", "the same")
+    parser.add_argument(
+        "--per_device_eval_batch_size", type=positive, default=8, help="texts of one call"
+    )
+    parser.add_idle(IDLE)
+
+
+def load_towers(
+    values: argparse.Namespace, ranks: Ranks
+) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
+    """The retriever of the flags, on this worker's device.
+
+    Raises:
+        GazetteerError: it cannot be loaded, or the flags contradict what it was saved with.
+    """
+    is_gpu = ranks.device.type == "cuda"
+    is_half = values.fp16 or values.bf16
+    if is_half and not is_gpu:
+        logger.info("--fp16 has no effect: this is no GPU")
+    retriever, tokenizer = load_retriever(
+        values.model_name_or_path,
+        pooling=_pooling(values),
+        normalize=values.normalize,
+        dropout=0.0,
+        dtype=torch.bfloat16 if is_half and is_gpu else torch.float32,
+        batch=EmbeddingBatch(
+            max_texts=values.per_device_eval_batch_size,
+            max_padded_tokens=PADDED_TOKENS[ranks.device.type],
+        ),
+        attention="sdpa" if is_gpu else "eager",
+    )
+    return retriever.to(ranks.device).eval().requires_grad_(False), tokenizer
+
+
+def _pooling(values: argparse.Namespace) -> Pooling:
+    is_noted = (Path(values.model_name_or_path) / "embedding.json").is_file()
+    return POOLINGS[values.pooling or ("mean" if is_noted else "first")]
