@@ -12,9 +12,16 @@ import torch
 from gazetteer.dense import build_index, retrieve
 from gazetteer.index import read_manifest
 from gazetteer.records import Ranks
+from gazetteer.retriever.encoder import TextEncoder
+from gazetteer.retriever.sentence_files import describe_for_sentence_transformers
 from tests.support.collections import Collection, make_collection
 from tests.support.ranks import run_on_ranks
-from tests.support.tiny_models import retriever_tokenizer, save_tiny_retriever, tiny_bert
+from tests.support.tiny_models import (
+    retriever_tokenizer,
+    save_tiny_reader,
+    save_tiny_retriever,
+    tiny_bert,
+)
 
 TITLED = "Title: <title> Text: <text>"
 
@@ -173,6 +180,31 @@ def test_two_workers_write_the_same_run(world: Collection, tmp_path: Path) -> No
         else:
             run_on_ranks(_both, workers, commands)
     assert runs[0].read_bytes() == runs[1].read_bytes()
+
+
+def test_t5_by_its_first_decoder_token(world: Collection, tmp_path: Path) -> None:
+    save_tiny_reader(tmp_path / "t5")
+    out, model = tmp_path / "index", {"model_name_or_path": tmp_path / "t5"}
+    assert build_index.main(embedding(world, out, **model)) == 0
+    assert retrieve.main(searching(world, out, tmp_path / "run", **model)) == 0
+    first = rows_of(tmp_path / "run")
+    assert build_index.main(embedding(world, out, encoder_only=True, pooling="mean", **model)) == 0
+    assert read_manifest(out).identity.encoder.pooling == "mean"
+    assert retrieve.main(searching(world, out, tmp_path / "run", **model)) == 0
+    assert len(first) == len(rows_of(tmp_path / "run")) == 12 * 40
+    assert first != rows_of(tmp_path / "run")
+
+
+def test_a_folder_of_sentence_transformers_is_used_as_it_says(
+    world: Collection, tmp_path: Path
+) -> None:
+    folder = save_tiny_retriever(tmp_path / "model")
+    tower = TextEncoder(tiny_bert(), pooling="mean", normalize=True)
+    describe_for_sentence_transformers(tower, folder)
+    flags = {"model_name_or_path": folder}
+    assert build_index.main(embedding(world, tmp_path / "index", **flags)) == 0
+    made_by = read_manifest(tmp_path / "index").identity.encoder
+    assert (made_by.pooling, made_by.normalize) == ("mean", True)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from gazetteer.index import ShardedIndex, identity_mismatches, read_manifest
 from gazetteer.index.making import FlatMaker
 from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
 from gazetteer.indexing.identity import identity_of
+from gazetteer.mining.line_builder import separator_of
 from gazetteer.paths import default_cache_folder
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder
@@ -83,7 +84,7 @@ def build_index(values: argparse.Namespace, ranks: Ranks) -> None:
     """
     retriever, tokenizer = build_alike(lambda: load_towers(values, ranks), ranks)
     template = (
-        MarkedTemplate.titled(tokenizer.sep_token)
+        MarkedTemplate.titled(separator_of(tokenizer))
         if values.doc_template is None
         else template_of(values.doc_template, values)
     )

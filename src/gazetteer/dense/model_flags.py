@@ -13,16 +13,21 @@ from gazetteer.build import PADDED_TOKENS
 from gazetteer.dense.commands import SeedParser, positive
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
-from gazetteer.retriever.encoder import Pooling
+from gazetteer.retriever.loading import find_source
+from gazetteer.retriever.sentence_files import read_sentence_way
+from gazetteer.retriever.ways import DEFAULT_POOLING, PoolingName
 
 logger = logging.getLogger(__name__)
 
-POOLINGS: dict[str, Pooling] = {"first": "cls", "mean": "mean"}
+POOLINGS = ("first", "mean", "no", "cls", "sqrt")
 IDLE = {
     "config_name": "the config lies beside the weights",
     "tokenizer_name": "the tokenizer lies beside the weights",
     "cache_dir": "set HF_HOME to move the cache of models",
     "feature": "the last hidden state is pooled",
+    "add_linear_head": "the folder says whether there is a head",
+    "projection_in_dim": "the folder says whether there is a head",
+    "projection_out_dim": "the folder says whether there is a head",
     "untie_encoder": "the folder says whether its towers are two",
     "dtype": "see --fp16",
 }
@@ -33,8 +38,8 @@ def add_model_flags(parser: SeedParser) -> None:
     parser.add_argument("--model_name_or_path", required=True, help="folder or hub name")
     parser.add_argument(
         "--pooling",
-        choices=[*POOLINGS, "no"],
-        help="where the folder does not say how it was trained; none = first",
+        choices=POOLINGS,
+        help="where the folder does not say how it was trained; none = first, as in OpenMatch",
     )
     parser.add_switch("--normalize", "likewise: scale embeddings to length 1")
     parser.add_switch("--encoder_only", "likewise: of a T5, pool the states of its encoder")
@@ -58,10 +63,12 @@ def load_towers(
     is_half = values.fp16 or values.bf16
     if is_half and not is_gpu:
         logger.info("--fp16 has no effect: this is no GPU")
+    pooling, normalize = _way(values)
     retriever, tokenizer = load_retriever(
         values.model_name_or_path,
-        pooling=_pooling(values),
-        normalize=values.normalize,
+        pooling=pooling,
+        normalize=normalize,
+        encoder_only=values.encoder_only,
         dropout=0.0,
         dtype=torch.bfloat16 if is_half and is_gpu else torch.float32,
         batch=EmbeddingBatch(
@@ -73,6 +80,10 @@ def load_towers(
     return retriever.to(ranks.device).eval().requires_grad_(False), tokenizer
 
 
-def _pooling(values: argparse.Namespace) -> Pooling:
-    is_noted = (Path(values.model_name_or_path) / "embedding.json").is_file()
-    return POOLINGS[values.pooling or ("mean" if is_noted else "first")]
+def _way(values: argparse.Namespace) -> tuple[PoolingName, bool]:
+    """Pooling and normalisation: as given; else as noted; else OpenMatch's own defaults."""
+    name = values.model_name_or_path
+    if find_source(name).noted is not None:
+        return values.pooling or DEFAULT_POOLING, values.normalize
+    pooling, normalize = read_sentence_way(Path(name)) or ("first", False)
+    return values.pooling or pooling, values.normalize or normalize

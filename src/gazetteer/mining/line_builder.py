@@ -90,7 +90,7 @@ class LineBuilder:
         self._lookup = PassageLookup(self._corpus, "--collection")
         self._tokenizer = load_tokenizer(settings.tokenizer)
         self._template = (
-            MarkedTemplate.titled(self._tokenizer.sep_token)
+            MarkedTemplate.titled(separator_of(self._tokenizer))
             if settings.doc_template is None
             else MarkedTemplate.parse_marked(settings.doc_template)
         )
@@ -214,6 +214,11 @@ def _with_scores(asked: Asked, candidates: Sequence[Candidate]) -> Asked:
             for positive in asked.positives
         ),
     )
+
+
+def separator_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What stands between two texts; None where the tokenizer has nothing for that, as T5's."""
+    return None if tokenizer.sep_token is None else str(tokenizer.sep_token)
 
 
 def token_ids(

@@ -41,10 +41,8 @@ def scores_of_cross_encoder(name: str) -> PairScores:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"--cross_encoder '{name}' cannot be loaded: {reason}") from None
-    if model.config.num_labels != 1:
-        raise OptionError(
-            f"--cross_encoder '{name}' has {model.config.num_labels} labels, expected 1"
-        )
+    if model.num_labels != 1:
+        raise OptionError(f"--cross_encoder '{name}' has {model.num_labels} labels, expected 1")
 
     def score(asked: Asked, candidates: Sequence[Candidate]) -> list[float | None]:
         pairs = [(asked.text, f"{c.title} {c.text or ''}".strip()) for c in candidates]

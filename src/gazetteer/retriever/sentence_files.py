@@ -6,13 +6,15 @@ ones every version of it understands.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from gazetteer.errors import CheckpointError
 from gazetteer.files import replace_json
-from gazetteer.retriever.encoder import TextEncoder
+from gazetteer.retriever.encoder import TextEncoder, TokenPooling
 from gazetteer.retriever.head import HEAD_FOLDER
 
-POOLING_FLAGS = {
+POOLING_FLAGS: dict[TokenPooling, str] = {
     "mean": "pooling_mode_mean_tokens",
     "cls": "pooling_mode_cls_token",
     "sqrt": "pooling_mode_mean_sqrt_len_tokens",
@@ -56,3 +58,36 @@ def describe_for_sentence_transformers(tower: TextEncoder, folder: Path) -> None
         folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "dot"}
     )
     replace_json(folder / "modules.json", documents)
+
+
+def read_sentence_way(folder: Path) -> tuple[TokenPooling, bool] | None:
+    """How a folder of sentence-transformers makes vectors: pooling, and whether to length 1.
+
+    Returns:
+        None where the folder is none of that kind.
+
+    Raises:
+        CheckpointError: it is one, but pools in a way that there is not here.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+        config = json.loads(
+            (folder / kinds.get("Pooling", POOLING_FOLDER) / "config.json").read_text("utf-8")
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from None
+    # Newer versions name the one mode; older ones have a truth for each.
+    named = config.get("pooling_mode")
+    chosen: list[TokenPooling] = [
+        mode for mode, flag in POOLING_FLAGS.items() if config.get(flag) or str(named) == mode
+    ]
+    on = [
+        flag for flag, value in config.items() if flag.startswith("pooling_mode_") and value is True
+    ]
+    if len(chosen) != 1 or len(on) > 1:
+        raise CheckpointError(f"{folder}: pools in another way than mean, cls or sqrt ({config})")
+    return chosen[0], "Normalize" in kinds
