@@ -1,14 +1,23 @@
-"""Train retriever and reader together.   torchrun --nproc_per_node 2 train.py --help"""
+"""Train retriever and reader together, or a retriever alone.   python train.py --help"""
 
 import sys
 
+from gazetteer.dense.training import train as train_dense
+from gazetteer.options import Options
 from gazetteer.program import run_program
+from gazetteer.records import Ranks
+from gazetteer.task_names import DENSE
 from gazetteer.training.loop import train
+
+
+def job(options: Options, ranks: Ranks) -> int:
+    """What `--task` asks for."""
+    return (train_dense if options.task.task == DENSE else train)(options, ranks)
 
 
 def main() -> int:
     """Parse, launch, train."""
-    return run_program("train", train)
+    return run_program("train", job)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
+from gazetteer.data.templates import PassageTemplate
 from gazetteer.distributed.agreement import raise_together
 from gazetteer.errors import GazetteerError, OptionError
 from gazetteer.files import require_intact
@@ -35,6 +36,7 @@ from gazetteer.retriever.head import NewHead
 from gazetteer.retriever.loading import Fill
 from gazetteer.retriever.ways import Asked
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
+from gazetteer.task_names import DENSE
 from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
@@ -103,10 +105,11 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
         source = checkpoint / RETRIEVER_FOLDER if checkpoint else None
         retriever, retriever_tokenizer = _retriever(options, ranks, source, atlas)
     reader, reader_tokenizer = None, None
-    if not options.retriever.retrieve_only:
+    task = options.task.task
+    if task != DENSE and not options.retriever.retrieve_only:
         source = checkpoint / READER_FOLDER if checkpoint else None
         reader, reader_tokenizer = _reader(options, ranks, source, atlas)
-    elif options.task.task is not None and TASKS[options.task.task].tokenizes:
+    elif task in TASKS and TASKS[task].tokenizes:
         source = checkpoint / READER_FOLDER if checkpoint else None
         reader_tokenizer = load_reader_tokenizer(_reader_name(options, source, atlas))
     return Models(
@@ -252,7 +255,7 @@ def build_reader_inputs(
         ranks,
         passages,
         models.reader_tokenizer,
-        options.reader.encoder_format,
+        PassageTemplate.parse(options.reader.encoder_format),
         options.reader.text_maxlength,
     )
     return ReaderInputs(tokens, alone)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.data.marked_templates import MarkedTemplate
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens
-from gazetteer.data_files import RunData, shows_progress
+from gazetteer.data_files import shows_progress
 from gazetteer.distributed.agreement import build_main_first
 from gazetteer.index import ShardedIndex
 from gazetteer.index.codec import CodecSettings
@@ -54,18 +55,35 @@ def retriever_max_tokens(options: Options) -> int:
     return min(options.reader.text_maxlength, RETRIEVER_MAX_TOKENS)
 
 
+def retriever_template(options: Options) -> PassageTemplate:
+    """What the retriever embeds of a passage: `--doc_template`, or `--retriever_format`."""
+    marked = options.dense.doc_template
+    if marked is not None:
+        return MarkedTemplate.parse_marked(marked)
+    return PassageTemplate.parse(options.reader.retriever_format)
+
+
 def build_retrieving(
     options: Options,
     ranks: Ranks,
     retriever: DualEncoder | None,
     tokenizer: PreTrainedTokenizerBase | None,
-    data: RunData,
+    corpus: PassageStore | None,
+    *,
+    filters: bool,
 ) -> Retrieving | None:
     """Tokens of the corpus, an index still empty, and who fills it; None where nothing is searched.
 
     Collective: every rank must call this.
+
+    Args:
+        options: of the run.
+        ranks: this process among its peers.
+        retriever: None where nothing is searched.
+        tokenizer: the retriever's.
+        corpus: likewise.
+        filters: some passages are forbidden to some queries.
     """
-    corpus = data.corpus
     if retriever is None or corpus is None:
         return None
     assert tokenizer is not None
@@ -74,7 +92,7 @@ def build_retrieving(
         ranks,
         corpus,
         tokenizer,
-        options.reader.retriever_format,
+        retriever_template(options),
         retriever_max_tokens(options),
     )
     maker = _shard_maker(options, ranks, corpus.count, retriever.embedding_dim)
@@ -96,9 +114,7 @@ def build_retrieving(
         index=index,
         corpus=corpus,
         passage_tokens=tokens,
-        over_retrieval=options.retriever.filtering_overretrieve_ratio
-        if data.task.filters
-        else None,
+        over_retrieval=options.retriever.filtering_overretrieve_ratio if filters else None,
         candidates=options.retriever.n_to_rerank_with_retrieve_with_rerank
         if options.retriever.retrieve_with_rerank
         else None,
@@ -160,7 +176,7 @@ def build_passage_tokens(
     ranks: Ranks,
     corpus: PassageStore,
     tokenizer: PreTrainedTokenizerBase,
-    template: str,
+    template: PassageTemplate,
     max_tokens: int,
 ) -> PassageTokens:
     """Tokens of every passage for one model, built by rank 0 of each machine, mapped by all.
@@ -172,7 +188,7 @@ def build_passage_tokens(
         return PassageTokens(
             corpus,
             tokenizer,
-            PassageTemplate.parse(template),
+            template,
             max_tokens=max_tokens,
             cache_dir=options.data.cache_folder,
             show_progress=shows_progress(options, ranks),

@@ -29,10 +29,12 @@ from gazetteer.errors import CheckpointError, GazetteerError, IndexFileError, La
 from gazetteer.index import read_manifest, shard_range
 from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
+from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.options import Options
 from gazetteer.reader.loading import HUB_NAMES, require_t5
 from gazetteer.records import Ranks
 from gazetteer.retriever.loading import find_source, tower_on_meta
+from gazetteer.task_names import DENSE
 
 GIB = 2**30
 PROBED_LINES = 1000
@@ -96,7 +98,10 @@ def _check_port(options: Options, ranks: Ranks) -> None:
 
 
 def _count_examples(options: Options, paths: list[str], flag: str) -> int:
-    files, task, is_training = [Path(path) for path in paths], build_task(options), False
+    files = [Path(path) for path in paths]
+    if options.task.task == DENSE:
+        return sum(1 for path in files for _ in read_training_lines(path, flag=flag))
+    task, is_training = build_task(options), False
     fields = task.evaluation_fields
     if flag == "--train_data":
         fields, is_training = task.training_fields, True
@@ -174,7 +179,7 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
     checkpoint = build.model_folder(options)
     atlas = build.open_atlas(options, checkpoint)
     reader = retriever = None
-    if not options.retriever.retrieve_only:
+    if not options.retriever.retrieve_only and options.task.task != DENSE:
         name = options.reader.reader_model_type or ""
         if atlas is not None:
             name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None

@@ -96,5 +96,15 @@ BOUNDS: Mapping[str, Bounds] = {
     "beta2": Bounds(least=0, below=1),
     "alpha": Bounds(),
     "max_nonfinite_steps": _COUNT,
+    "train_n_passages": _COUNT,
+    "dense_temperature": _POSITIVE,
+    "teacher_temperature": _POSITIVE,
+    "matryoshka_dims": _COUNT,
+    "gc_q_chunk_size": _COUNT,
+    "gc_p_chunk_size": _COUNT,
+    "q_max_len": Bounds(least=3),
+    "p_max_len": Bounds(least=3),
+    "num_train_epochs": _POSITIVE,
+    "warmup_ratio": _SHARE,
 }
-"""Every numeric flag and what it may be."""
+"""Every numeric flag and what it may be; of a list, each number."""

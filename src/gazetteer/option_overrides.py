@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gazetteer.dense_options import dense_overrides, dense_remarks
 from gazetteer.flags import all_flags, flat_values, with_values
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
@@ -78,13 +79,14 @@ def _file_passages(options: Options) -> tuple[str, dict[str, Any]]:
     return "use_file_passages", implied if options.data.use_file_passages else {}
 
 
-_OVERRIDES = (_full_names, _file_lists, _closed_book, _file_passages)
+_OVERRIDES = (_full_names, _file_lists, _closed_book, _file_passages, dense_overrides)
 
 
 def _remarks(options: Options) -> Iterator[str]:
     yield from _retriever_remarks(options)
     yield from _schedule_remarks(options)
     yield from _refresh_remarks(options)
+    yield from dense_remarks(options)
     optimisation, index = options.optimisation, options.index
     if optimisation.shard_optim or optimisation.shard_grads:
         yield (

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
 from gazetteer.option_bounds import BOUNDS
 from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.refresh_schedule import parse_refresh_schedule
-from gazetteer.task_names import TASK_NAMES
+from gazetteer.task_names import CHOICES, DENSE
 from gazetteer.tower_options import tower_rules
 
 if TYPE_CHECKING:
@@ -67,13 +68,14 @@ def listed_files(values: Sequence[str]) -> list[str]:
 
 
 def _number_rules(options: Options, _: Program) -> Iterator[str]:
-    for name, value in flat_values(options).items():
-        if name not in BOUNDS or value is None:
+    for name, found in flat_values(options).items():
+        if name not in BOUNDS or found is None:
             continue
-        if not math.isfinite(value):
-            yield _must(name, value, "be a finite number")
-        elif value not in BOUNDS[name]:
-            yield _must(name, value, f"be {BOUNDS[name].rule}")
+        for value in found if isinstance(found, list) else [found]:
+            if not math.isfinite(value):
+                yield _must(name, value, "be a finite number")
+            elif value not in BOUNDS[name]:
+                yield _must(name, value, f"be {BOUNDS[name].rule}")
 
 
 def _order_rules(options: Options, program: Program) -> Iterator[str]:
@@ -100,7 +102,7 @@ def _order_rules(options: Options, program: Program) -> Iterator[str]:
 def _task_rules(options: Options, _: Program) -> Iterator[str]:
     task = options.task.task
     if task is None:
-        yield f"--task is required: {' or '.join(TASK_NAMES)}"
+        yield f"--task is required: {' or '.join(CHOICES)}"
     if options.task.rank_candidates and task not in CLOSED_TASKS:
         yield f"--rank_candidates must come with --task {' or '.join(CLOSED_TASKS)}"
     count = options.task.multiple_choice_num_options
@@ -118,7 +120,8 @@ def _source_rules(options: Options, program: Program) -> Iterator[str]:
         yield "--train_data is required: jsonl files to train on"
     if program == "evaluate" and not data.eval_data:
         yield "--eval_data is required: jsonl files to evaluate on"
-    if _retrieves(options) and not data.passages and options.index.load_index_path is None:
+    needs_passages = _retrieves(options) and options.task.task != DENSE
+    if needs_passages and not data.passages and options.index.load_index_path is None:
         yield (
             "--passages or --load_index_path is required: what to retrieve from"
             " (neither is with --use_file_passages or --closed_book)"
@@ -161,6 +164,8 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
         task, has_model = options.task.task, options.experiment.model_path != "none"
         if task in TOKENIZING_TASKS and reader is None and not has_model:
             yield f"--reader_model_type is required with --task {task}, which uses its tokenizer"
+    elif options.task.task == DENSE:
+        return
     elif reader is None and options.experiment.model_path == "none":
         yield (
             "--reader_model_type is required: the reader's name, such as google/t5-base-lm-adapt"
@@ -266,6 +271,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _staleness_rules,
     _dedicated_rules,
     lambda options, _: tower_rules(options),
+    dense_rules,
     _file_rules,
     _results_rules,
     _folder_rules,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gazetteer.config_file import read_config
+from gazetteer.dense_options import DenseOptions
 from gazetteer.errors import OptionError
 from gazetteer.flags import (
     FlagParser,
@@ -30,7 +31,7 @@ from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
 from gazetteer.paths import default_cache_folder, path_kind
 from gazetteer.reader_names import READER_CHOICES
-from gazetteer.task_names import TASK_NAMES
+from gazetteer.task_names import CHOICES
 from gazetteer.tower_options import TowerOptions
 
 OPTIONS_FILE = "options.json"
@@ -100,7 +101,7 @@ class TaskOptions:
     """Task: what an example means."""
 
     task: str | None = flag(
-        None, "what examples are, and how answers are judged; required", choices=TASK_NAMES
+        None, "what examples are, and how answers are judged; required", choices=CHOICES
     )
     qa_prompt_format: str = flag("question: {question} answer: <extra_id_0>", "query of --task qa")
     mlm_noise_density: float = flag(0.15, "share of a text that is masked")
@@ -272,6 +273,7 @@ class Options:
     task: TaskOptions = field(default_factory=TaskOptions)
     retriever: RetrieverOptions = field(default_factory=RetrieverOptions)
     towers: TowerOptions = field(default_factory=TowerOptions)
+    dense: DenseOptions = field(default_factory=DenseOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -100,9 +100,12 @@ class Reporter:
         folder: of the experiment.
         ranks: this process among its peers.
         total_steps: printed beside the step.
+        tensorboard: folder of TensorBoard's files; None for `folder`.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, total_steps: int = 0) -> None:
+    def __init__(
+        self, folder: Path, ranks: Ranks, total_steps: int = 0, tensorboard: Path | None = None
+    ) -> None:
         self._total_steps = total_steps
         self._device = ranks.device
         self._is_main = ranks.is_main
@@ -110,7 +113,7 @@ class Reporter:
         self._metrics = folder / "metrics.jsonl"
         if ranks.is_main:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(tensorboard or folder))
 
     def __enter__(self) -> Reporter:
         return self
@@ -131,7 +134,7 @@ class Reporter:
         if not self._is_main:
             return
         numbers = " | ".join(f"{name}: {averages[name]:.3g}" for name in sorted(averages))
-        rate = learning_rates["lr"]
+        rate = next(iter(learning_rates.values()))
         memory = peak_memory_gib(self._device)
         logger.info(
             "%d / %d | %s | lr: %.2g | Memory: %.1f GiB",

@@ -14,3 +14,7 @@ TASK_NAMES = (
     "fever",
     "qa",
 )
+DENSE = "dense"
+"""The retriever by itself, of `gazetteer.dense`: nothing is read, so it is no `Task`."""
+CHOICES = (*TASK_NAMES, DENSE)
+"""Values of `--task`."""

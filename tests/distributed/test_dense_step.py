@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from gazetteer.distributed.replicas import replicate, without_averaging
 from gazetteer.records import Ranks
 from gazetteer.stats import WeightedStats
 from tests.support.dense_batches import PASSAGES, dense_batch, tiny_retriever
+from tests.support.dense_runs import make_dense_world, run_dense
 from tests.support.ranks import run_on_ranks
+from tests.support.runs import logged
 
 SHARES = {1: [range(6)], 2: [range(4), range(4, 6)], 3: [range(1), range(1, 6), range(6, 6)]}
 """Queries of each rank: uneven, and none at all."""
@@ -74,3 +77,24 @@ def test_gradients_and_loss_are_those_of_one_process(world_size, alone):
             assert loss == pytest.approx(expected_loss, abs=1e-6), (rank, name)
             assert expected.abs().max() > 1e-3
             assert (gradient - expected).abs().max() < 1e-6, (rank, name)
+
+
+def whole_run(ranks: Ranks, world: Path) -> None:
+    """Two epochs over 20 lines, 6 at once: at the end 4 are left, and of three ranks one has 1."""
+    name = f"on{ranks.world_size}"
+    batch = 6 // ranks.world_size
+    settings = {"per_gpu_batch_size": batch, "num_train_epochs": 2, "shuffle": True}
+    settings |= {"negatives_x_device": True, "eval_data": world / "dev.jsonl", "eval_freq": 3}
+    run_dense(world, ranks, name=name, **settings)
+
+
+def test_a_run_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    world = make_dense_world(tmp_path)
+    whole_run(Ranks(), world)
+    for size in (2, 3):
+        run_on_ranks(whole_run, size, world, timeout_seconds=240)
+        for kind, name in (("train", "loss/train_loss"), ("eval", "dev.jsonl/eval_loss")):
+            alone, together = (logged(world, f"on{n}", kind) for n in (1, size))
+            assert alone.keys() == together.keys()
+            for step in alone:
+                assert together[step][name] == pytest.approx(alone[step][name], rel=1e-3), step

@@ -11,7 +11,11 @@ from gazetteer.flags import all_flags
 from gazetteer.options import Options, build_parser, options_to_dict, parse_options
 
 ATLAS: dict = json.loads((Path(__file__).parent / "atlas_flags.json").read_text())
-MORE_CHOICES = {"gold_score_mode": ("emdr2",), "faiss_index_type": ("sq", "pqfs", "ivfpqfs")}
+MORE_CHOICES = {
+    "gold_score_mode": ("emdr2",),
+    "faiss_index_type": ("sq", "pqfs", "ivfpqfs"),
+    "task": ("dense",),
+}
 NEW = {
     "config", "dry_run", "on_bad_line", "cache_dir", "retriever_pooling", "retriever_normalize",
     "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
@@ -19,6 +23,10 @@ NEW = {
     "refresh_mode", "refresh_steps", "refresh_workers", "staleness_sample", "refresh_below_overlap",
     "index_dtype", "faiss_nlist", "faiss_nprobe", "rescore", "rank_candidates",
     "encoder_only", "add_linear_head", "projection_in_dim", "projection_out_dim",
+    "train_n_passages", "dense_loss", "dense_temperature", "teacher_temperature",
+    "matryoshka_dims", "negatives_x_device", "grad_cache", "gc_q_chunk_size", "gc_p_chunk_size",
+    "q_max_len", "p_max_len", "query_template", "doc_template", "positive_passage_no_shuffle",
+    "negative_passage_no_shuffle", "num_train_epochs", "warmup_ratio", "logging_dir", "export_path",
 }  # fmt: skip
 
 

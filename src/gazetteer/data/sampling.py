@@ -43,6 +43,7 @@ def draw_batch(
     world_size: int,
     seed: int,
     shuffle: bool,
+    limit: int | None = None,
 ) -> list[Draw]:
     """This rank's share of the global batch that begins at `position`.
 
@@ -54,11 +55,15 @@ def draw_batch(
         world_size: number of ranks.
         seed: of the order.
         shuffle: permute each epoch.
+        limit: examples that all ranks together read in the whole run; None = no end.
 
     Returns:
-        `batch_size` draws. Batches run on across the end of an epoch, so nothing is dropped.
+        `batch_size` draws; fewer, or none, where the limit is reached. Batches run on across the
+        end of an epoch, so nothing is dropped.
     """
     stop = position + batch_size * world_size
+    if limit is not None:
+        stop = min(stop, limit)
     draws = []
     for place in range(position + rank, stop, world_size):
         epoch, offset = divmod(place, count)

@@ -136,7 +136,12 @@ def evaluate(options: Options, ranks: Ranks) -> int:
     checkpoint = build.model_folder(options)
     models = build.build_models(options, ranks, checkpoint)
     retrieving = build_retrieving(
-        options, ranks, models.retriever, models.retriever_tokenizer, data
+        options,
+        ranks,
+        models.retriever,
+        models.retriever_tokenizer,
+        data.corpus,
+        filters=data.task.filters,
     )
     evaluations = [
         build_evaluation(options, ranks, models, retrieving, data.task, files)

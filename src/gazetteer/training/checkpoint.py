@@ -21,7 +21,7 @@ from gazetteer.records import Ranks
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"
-OPTIMISER_FILES = ("reader_optimiser.safetensors", "retriever_optimiser.safetensors")
+OPTIMISER_FILES = "*_optimiser.safetensors"
 KEPT_WITH_OPTIMISER = 2
 """Newest checkpoints that keep optimiser state without `--save_optimizer`: one to resume from, and
 one to fall back to."""
@@ -100,14 +100,15 @@ class CheckpointFolder:
 
 
 def _drop_optimisers(folder: Path) -> None:
-    if any((folder / name).exists() for name in OPTIMISER_FILES):
+    files = list(folder.glob(OPTIMISER_FILES))
+    if files:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name in OPTIMISER_FILES:
-            document["files"].pop(name, None)
+        for file in files:
+            document["files"].pop(file.name, None)
         # The manifest first: a kill in between leaves files nobody asks for, not a damaged folder.
         replace_json(folder / MANIFEST, document)
-        for name in OPTIMISER_FILES:
-            (folder / name).unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def _empty_folder(path: Path) -> None:

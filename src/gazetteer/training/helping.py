@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gazetteer import build
-from gazetteer.build_search import build_passage_tokens, retriever_max_tokens
+from gazetteer.build_search import build_passage_tokens, retriever_max_tokens, retriever_template
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import open_corpus
@@ -61,7 +61,7 @@ def _carry_out(order: Order, options: Options, corpus: PassageStore, ranks: Rank
         _alone(ranks),
         corpus,
         tokenizer,
-        options.reader.retriever_format,
+        retriever_template(options),
         retriever_max_tokens(options),
     )
     retriever = retriever.to(ranks.device)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.sampling import draw_batch
 from gazetteer.data_files import open_data
 from gazetteer.distributed.replicas import without_averaging
 from gazetteer.distributed.signals import StopRequest
-from gazetteer.evaluation.run import evaluate_all
 from gazetteer.options import Options
 from gazetteer.progress import progress
-from gazetteer.records import Batch, Ranks
+from gazetteer.records import Ranks
 from gazetteer.reporting import Reporter, drop_metrics_after, start_experiment, start_log
 from gazetteer.stats import Stopwatch, WeightedStats
 from gazetteer.training.gradients import all_finite, clip_gradients
 from gazetteer.training.helping import embed_for_trainers
 from gazetteer.training.plan import falls_due
-from gazetteer.training.run import TrainingRun, build_training
+from gazetteer.training.run import TrainingBatch, TrainingRun, build_training
 from gazetteer.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,27 @@ def train(options: Options, ranks: Ranks) -> int:
         return embed_for_trainers(options, ranks)
     start_log(ranks)
     data = open_data(options, ranks, is_training=True)
-    folder = start_experiment(options.experiment.folder, options, ranks)
+    start_experiment(options.experiment.folder, options, ranks)
     use_fast_float32_matmul()
-    run = build_training(options, ranks, data)
-    step = run.state.position.micro_batches
-    if ranks.is_main:
-        drop_metrics_after(folder, step)
-    with StopRequest() as stop, Reporter(folder, ranks, run.plan.total) as reporter:
+    return carry_out(build_training(options, ranks, data))
+
+
+def carry_out(run: TrainingRun, tensorboard: Path | None = None) -> int:
+    """Train to the end of the plan, or until asked to stop.
+
+    Collective: every rank must call this.
+
+    Args:
+        run: brought to where it left off.
+        tensorboard: folder of TensorBoard's files; None for the experiment's.
+
+    Returns:
+        Exit code, as `train` does.
+    """
+    if run.ranks.is_main:
+        drop_metrics_after(run.folder, run.state.position.micro_batches)
+    reporter = Reporter(run.folder, run.ranks, run.plan.total, tensorboard)
+    with StopRequest() as stop, reporter:
         return _run(run, stop, reporter)
 
 
@@ -66,7 +80,7 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
                 reporter.training(after, numbers, _learning_rates(run))
                 stats = WeightedStats()
             if falls_due(plan.evaluate, before, after):
-                _evaluate(run, after, reporter)
+                run.evaluate(after, reporter)
             if falls_due(plan.save, before, after):
                 run.save()
                 saved_at = after
@@ -82,11 +96,6 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
     if run.retrieving is not None:
         run.retrieving.keeper.forget_unfinished()
     return 0
-
-
-def _evaluate(run: TrainingRun, step: int, reporter: Reporter) -> None:
-    write_results = run.options.data.write_results
-    evaluate_all(run.evaluations, run.folder, step, reporter, write_results=write_results)
 
 
 def update(run: TrainingRun, stats: WeightedStats) -> None:
@@ -144,10 +153,12 @@ def _micro_batch(
     for name, value in numbers.items():
         stats.add(name, value, weight=len(batch.examples))
     position.micro_batches += 1
-    position.examples += len(batch.examples) * run.ranks.world_size
+    position.examples += run.options.data.per_gpu_batch_size * run.ranks.world_size
+    if run.plan.examples is not None:
+        position.examples = min(position.examples, run.plan.examples)
 
 
-def next_batch(run: TrainingRun) -> Batch:
+def next_batch(run: TrainingRun) -> TrainingBatch:
     """This rank's share of the next global micro-batch."""
     return run.batches.build(
         draw_batch(
@@ -158,6 +169,7 @@ def next_batch(run: TrainingRun) -> Batch:
             world_size=run.ranks.world_size,
             seed=run.options.experiment.seed,
             shuffle=run.options.data.shuffle,
+            limit=run.plan.examples,
         )
     )
 
@@ -166,7 +178,7 @@ def _apply(run: TrainingRun) -> None:
     """Clip, decide together whether the gradients are fit, and step both optimisers."""
     state, optimisation = run.state, run.options.optimisation
     scale = state.loss_scale.scale
-    groups = [optimiser.parameters for optimiser in state.optimisers]
+    groups = [optimiser.parameters for optimiser in state.optimisers.values()]
     if not optimisation.shard_optim:
         # As in Atlas: jointly over the whole model, or per optimiser with --shard_optim.
         groups = [[p for group in groups for p in group]]
@@ -175,27 +187,32 @@ def _apply(run: TrainingRun) -> None:
     step = state.position.micro_batches
     can_shrink = state.loss_scale.can_shrink
     if state.guard.allows_update(is_finite, step, is_expected=can_shrink):
-        for optimiser, rate in zip(state.optimisers, _learning_rates(run).values(), strict=False):
-            optimiser.set_learning_rate(rate)
+        factor = _learning_rate_factor(run)
+        for name, optimiser in state.optimisers.items():
+            optimiser.set_learning_rate(run.peak_rates[name] * factor)
             optimiser.step(gradient_scale=scale)
     else:
         logger.warning("step %d skipped: gradients are not finite", step)
     state.loss_scale.update(is_finite)
-    for optimiser in state.optimisers:
+    for optimiser in state.optimisers.values():
         optimiser.zero_grad()
 
 
 def _learning_rates(run: TrainingRun) -> dict[str, float]:
-    """Rates of the update that ends at the current position."""
-    optimisation, plan = run.options.optimisation, run.plan
-    done = plan.updates(run.state.position.micro_batches) - 1
-    factor = learning_rate_factor(
-        optimisation.scheduler,
-        done,
+    """Rates of the update that ends at the current position, by the names of the log."""
+    factor = _learning_rate_factor(run)
+    return {
+        "lr" if name == "reader" else f"lr_{name}": rate * factor
+        for name, rate in run.peak_rates.items()
+    }
+
+
+def _learning_rate_factor(run: TrainingRun) -> float:
+    """Share of its peak that a learning rate has in the update that ends here."""
+    plan = run.plan
+    return learning_rate_factor(
+        run.options.optimisation.scheduler,
+        plan.updates(run.state.position.micro_batches) - 1,
         warmup_steps=plan.updates(plan.warmup),
         total_steps=plan.updates(plan.schedule),
     )
-    rates = {"lr": optimisation.lr * factor}
-    if optimisation and run.options.retriever.train_retriever:
-        rates["lr_retriever"] = optimisation.lr_retriever * factor
-    return rates

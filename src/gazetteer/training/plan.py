@@ -17,6 +17,7 @@ class StepPlan:
         log: between two lines of statistics.
         evaluate: between two evaluations.
         save: between two checkpoints.
+        examples: read by all ranks in the whole run; None where only the steps end it.
     """
 
     total: int
@@ -26,6 +27,7 @@ class StepPlan:
     log: int
     evaluate: int
     save: int
+    examples: int | None = None
 
     def micro_batches_of_next_update(self, done: int) -> int:
         """How many micro-batches the update after `done` micro-batches has."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -13,18 +16,20 @@ from gazetteer.build_search import Retrieving, build_retrieving
 from gazetteer.compute import seed_everything
 from gazetteer.convert.atlas_checkpoint import ATLAS_FILE
 from gazetteer.data.passages import PassageStore
+from gazetteer.data.sampling import Draw
 from gazetteer.data_files import RunData
+from gazetteer.distributed.agreement import main_first
 from gazetteer.distributed.replicas import replicate
 from gazetteer.errors import OptionError
-from gazetteer.evaluation.run import Evaluation, build_evaluation
+from gazetteer.evaluation.run import build_evaluation, evaluate_all
 from gazetteer.indexing import IndexKeeper
 from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options, save_options
 from gazetteer.reader import save_reader
-from gazetteer.records import Ranks
+from gazetteer.records import Ranks, TokenLists
 from gazetteer.refresh_schedule import RefreshRange, is_refresh_step, parse_refresh_schedule
+from gazetteer.reporting import Reporter
 from gazetteer.retriever import save_retriever
 from gazetteer.step import TrainingStep
-from gazetteer.tasks.batches import BatchBuilder
 from gazetteer.training.checkpoint import CheckpointFolder
 from gazetteer.training.gradients import LossScale, NonFiniteGuard
 from gazetteer.training.optimiser import MasterWeightAdamW
@@ -49,6 +54,33 @@ FIXED_BY_CHECKPOINT = {
 """What weights and optimiser states are for; no run can change it on the way."""
 
 
+class TrainingBatch(Protocol):
+    """What the loop knows of a batch; the rest is between who builds it and the step."""
+
+    @property
+    def examples(self) -> Sequence[Any]:
+        """One for each query of this rank."""
+        ...
+
+    @property
+    def query_tokens(self) -> TokenLists:
+        """The retriever's ids of each query."""
+        ...
+
+
+class BatchSource(Protocol):
+    """Training data, by numbers of examples."""
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        ...
+
+    def build(self, draws: Sequence[Draw]) -> Any:  # noqa: ANN401 - a TrainingBatch of the step's
+        """One batch."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """The objects of a run. What changes is in `state` and in the weights.
@@ -59,13 +91,15 @@ class TrainingRun:
         folder: of the experiment.
         plan: which step does what.
         models: reader and retriever.
-        step: the training step, replicated.
+        step: the training step, whose weights are replicated.
         retrieving: corpus, index and its keeper; None where nothing is searched.
         refreshes: when the index is embedded anew.
         batches: training data.
-        evaluations: one per file of `--eval_data`.
+        evaluate: evaluates and reports, given the step; every rank calls it.
         state: what a resumed run needs.
+        peak_rates: learning rates of its optimisers, by the same names.
         checkpoints: where it is saved.
+        export: told each new checkpoint, on the main rank alone; None for nothing.
     """
 
     options: Options
@@ -76,10 +110,12 @@ class TrainingRun:
     step: nn.Module
     retrieving: Retrieving | None
     refreshes: tuple[RefreshRange, ...]
-    batches: BatchBuilder
-    evaluations: tuple[Evaluation, ...]
+    batches: BatchSource
+    evaluate: Callable[[int, Reporter], None]
     state: TrainState
+    peak_rates: Mapping[str, float]
     checkpoints: CheckpointFolder
+    export: Callable[[Path], None] | None = None
 
     def trains_retriever(self, micro_batch: int) -> bool:
         """Whether the retriever learns from the micro-batch of this (0-based) number."""
@@ -109,6 +145,9 @@ class TrainingRun:
         keep = self.options.optimisation.save_optimizer
         path = self.checkpoints.save(step, self._write, self.ranks, keep_optimisers=keep)
         logger.info("saved %s", path)
+        export = self.export
+        if export is not None:
+            main_first(lambda: export(path), self.ranks)
 
     def _write(self, folder: Path) -> None:
         self.state.save(folder, self.ranks, self._note_index())
@@ -139,6 +178,39 @@ def save_models(models: build.Models, folder: Path) -> None:
         save_retriever(models.retriever, models.retriever_tokenizer, target)
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a run begins.
+
+    Attributes:
+        checkpoints: of the experiment.
+        resumed: the newest intact one of them; None where the run is new.
+        models: folder of the checkpoint whose models it starts from; None = pretrained parts.
+        notes: what changed since the checkpoint that is resumed.
+    """
+
+    checkpoints: CheckpointFolder
+    resumed: Path | None
+    models: Path | None
+    notes: tuple[str, ...]
+
+
+def begin(options: Options, ranks: Ranks) -> Beginning:
+    """Seed this rank, and find the newest checkpoint of the experiment, else `--model_path`.
+
+    Raises:
+        OptionError: a flag that the checkpoint was made with cannot change on the way, or Atlas's
+            own checkpoints are in the experiment's folder.
+    """
+    seed_everything(options.experiment.seed + ranks.rank)
+    checkpoints = CheckpointFolder(options.experiment.folder / "checkpoint")
+    resumed = checkpoints.newest_intact()
+    if resumed is None:
+        _refuse_atlas_run(checkpoints.path)
+    notes = _changed_options(options, resumed) if resumed else []
+    return Beginning(checkpoints, resumed, resumed or build.model_folder(options), tuple(notes))
+
+
 def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun:
     """Build everything a training run needs, and bring it to where it left off.
 
@@ -148,23 +220,21 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     (fresh optimisers, step 0); else from the pre-trained models.
 
     Raises:
-        OptionError: a flag that the checkpoint was made with cannot change on the way, or Atlas's
-            own checkpoints are in the experiment's folder.
+        OptionError: as `begin` does.
     """
-    seed_everything(options.experiment.seed + ranks.rank)
+    beginning = begin(options, ranks)
     assert data.train is not None
-    folder = options.experiment.folder
-    checkpoints = CheckpointFolder(folder / "checkpoint")
-    resumed = checkpoints.newest_intact()
-    if resumed is None:
-        _refuse_atlas_run(checkpoints.path)
-    notes = _changed_options(options, resumed) if resumed else []
-    models = build.build_models(options, ranks, resumed or build.model_folder(options))
+    models = build.build_models(options, ranks, beginning.models)
     retrieving = build_retrieving(
-        options, ranks, models.retriever, models.retriever_tokenizer, data
+        options,
+        ranks,
+        models.retriever,
+        models.retriever_tokenizer,
+        data.corpus,
+        filters=data.task.filters,
     )
     step = _training_step(options, ranks, models, retrieving, data.train.passages)
-    state = _state(options, models)
+    state, peak_rates = _state(options, models)
     evaluations = tuple(
         build_evaluation(options, ranks, models, retrieving, data.task, files)
         for files in data.evaluations
@@ -172,8 +242,8 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     run = TrainingRun(
         options=options,
         ranks=ranks,
-        folder=folder,
-        plan=_plan(options),
+        folder=options.experiment.folder,
+        plan=step_plan(options),
         models=models,
         step=replicate(step.to(ranks.device), ranks),
         retrieving=retrieving,
@@ -181,13 +251,17 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         batches=build.build_batches(
             options, ranks, models, data.train, data.task, is_training=True
         ),
-        evaluations=evaluations,
+        evaluate=partial(
+            evaluate_all,
+            evaluations,
+            options.experiment.folder,
+            write_results=options.data.write_results,
+        ),
         state=state,
-        checkpoints=checkpoints,
+        peak_rates=peak_rates,
+        checkpoints=beginning.checkpoints,
     )
-    _start(run, resumed)
-    for note in notes:
-        logger.warning("%s", note)
+    start(run, beginning)
     return run
 
 
@@ -201,7 +275,12 @@ def _refuse_atlas_run(folder: Path) -> None:
         )
 
 
-def _start(run: TrainingRun, checkpoint: Path | None) -> None:
+def start(run: TrainingRun, beginning: Beginning) -> None:
+    """Bring a run to where it left off, and fill its index.
+
+    Collective: every rank must call this.
+    """
+    checkpoint = beginning.resumed
     keeper = run.retrieving.keeper if run.retrieving else None
     if checkpoint is None:
         if keeper is not None:
@@ -216,6 +295,8 @@ def _start(run: TrainingRun, checkpoint: Path | None) -> None:
         logger.info("--total_steps %d is reached already: nothing to do", run.plan.total)
     elif keeper is not None:
         _restore_index(keeper, position, encoders)
+    for note in beginning.notes:
+        logger.warning("%s", note)
 
 
 def _restore_index(keeper: IndexKeeper, position: Position, encoders: IndexEncoders) -> None:
@@ -243,7 +324,8 @@ def _changed_options(options: Options, checkpoint: Path) -> list[str]:
     ]
 
 
-def _plan(options: Options) -> StepPlan:
+def step_plan(options: Options) -> StepPlan:
+    """The steps of a run, as flags say."""
     return StepPlan(
         total=options.optimisation.total_steps,
         accumulation=options.optimisation.accumulation_steps,
@@ -275,23 +357,38 @@ def _training_step(
     )
 
 
-def _state(options: Options, models: build.Models) -> TrainState:
+def _state(options: Options, models: build.Models) -> tuple[TrainState, dict[str, float]]:
     optimisation = options.optimisation
-    trained: list[tuple[nn.Module, float]] = []
     assert models.reader is not None
-    trained.append((models.reader, optimisation.lr))
+    trained: dict[str, nn.Module] = {"reader": models.reader}
+    rates = {"reader": optimisation.lr}
     if options.retriever.train_retriever and models.retriever is not None:
-        trained.append((models.retriever, optimisation.lr_retriever))
-    optimisers = tuple(
-        MasterWeightAdamW(
+        trained["retriever"] = models.retriever
+        rates["retriever"] = optimisation.lr_retriever
+    return train_state(options, trained, rates), rates
+
+
+def train_state(
+    options: Options, trained: Mapping[str, nn.Module], peak_rates: Mapping[str, float]
+) -> TrainState:
+    """The state of a new run.
+
+    Args:
+        options: of the run.
+        trained: models whose weights change, by name.
+        peak_rates: learning rate of each.
+    """
+    optimisation = options.optimisation
+    optimisers = {
+        name: MasterWeightAdamW(
             module.named_parameters(),
-            learning_rate=learning_rate,
+            learning_rate=peak_rates[name],
             beta2=optimisation.beta2,
             epsilon=optimisation.epsilon,
             weight_decay=optimisation.weight_decay,
         )
-        for module, learning_rate in trained
-    )
+        for name, module in trained.items()
+    }
     return TrainState(
         position=Position(),
         optimisers=optimisers,

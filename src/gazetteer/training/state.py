@@ -68,13 +68,13 @@ class TrainState:
 
     Attributes:
         position: steps and data.
-        optimisers: reader's, then the retriever's if it is trained.
+        optimisers: by the name of the model whose weights they update, the first one first.
         guard: counts non-finite steps.
         loss_scale: of fp16 runs.
     """
 
     position: Position
-    optimisers: tuple[MasterWeightAdamW, ...]
+    optimisers: Mapping[str, MasterWeightAdamW]
     guard: NonFiniteGuard
     loss_scale: LossScale
 
@@ -89,8 +89,9 @@ class TrainState:
         save_file(random_state(), folder / _random_file(ranks.rank))
         if not ranks.is_main:
             return
-        for name, optimiser in zip(OPTIMISER_FILES, self.optimisers, strict=False):
-            save_file({k: v.cpu() for k, v in optimiser.state_tensors().items()}, folder / name)
+        for name, optimiser in self.optimisers.items():
+            tensors = {k: v.cpu() for k, v in optimiser.state_tensors().items()}
+            save_file(tensors, folder / _optimiser_file(name))
         if index_encoders.serving:
             save_file(dict(index_encoders.serving), folder / INDEX_ENCODER)
         if index_encoders.next:
@@ -133,12 +134,17 @@ class TrainState:
 
     def _load_optimisers(self, folder: Path) -> list[str]:
         notes = []
-        for name, optimiser in zip(OPTIMISER_FILES, self.optimisers, strict=False):
-            if (folder / name).is_file():
-                optimiser.load_state_tensors(load_file(folder / name))
+        for name, optimiser in self.optimisers.items():
+            path = folder / _optimiser_file(name)
+            if path.is_file():
+                optimiser.load_state_tensors(load_file(path))
             else:
-                notes.append(f"{name} is not in the checkpoint: this optimiser starts afresh")
+                notes.append(f"{path.name} is not in the checkpoint: this optimiser starts afresh")
         return notes
+
+
+def _optimiser_file(name: str) -> str:
+    return OPTIMISER_FILES.replace("*", name)
 
 
 def _random_file(rank: int) -> str:

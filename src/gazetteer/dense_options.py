@@ -1,0 +1,103 @@
+"""Flags of `--task dense`: the retriever trained by itself. Their bounds are in option_bounds.py."""
+
+# ruff: noqa: RUF009 - `flag` makes a dataclass field, which the linter cannot see.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from gazetteer.flags import flag, flags_of
+from gazetteer.task_names import DENSE
+
+if TYPE_CHECKING:
+    from gazetteer.options import Options
+
+DenseLoss = Literal["infonce", "margin_mse", "kl"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseOptions:
+    """Dense: the retriever trained by itself, on queries with their passages (--task dense)."""
+
+    train_n_passages: int = flag(8, "passages per query: a positive and its negatives (new)")
+    dense_loss: DenseLoss = flag(
+        "infonce", "what teaches: gold passages, or a teacher's scores (new)"
+    )
+    dense_temperature: float = flag(1.0, "softmax temperature of scores (new)")
+    teacher_temperature: float = flag(1.0, "softmax temperature of a teacher's scores (new)")
+    matryoshka_dims: list[int] = flag([], "embedding sizes that each have to work alone (new)")
+    negatives_x_device: bool = flag(False, "the passages of all workers are candidates (new)")
+    grad_cache: bool = flag(False, "embed in chunks, twice: batches of any size (new)")
+    gc_q_chunk_size: int = flag(4, "queries embedded at once with --grad_cache (new)")
+    gc_p_chunk_size: int = flag(32, "passages embedded at once with --grad_cache (new)")
+    q_max_len: int = flag(32, "tokens of a query; the rest is cut (new)")
+    p_max_len: int = flag(128, "tokens of a passage; the rest is cut (new)")
+    query_template: str = flag("<text>", "what is embedded of a query (new)")
+    doc_template: str | None = flag(
+        None, 'such as "Title: <title> Text: <text>"; none = --retriever_format (new)'
+    )
+    positive_passage_no_shuffle: bool = flag(False, "always a line's first positive (new)")
+    negative_passage_no_shuffle: bool = flag(False, "always a line's first negatives (new)")
+    num_train_epochs: float | None = flag(
+        None, "train so many epochs, instead of --total_steps (new)"
+    )
+    warmup_ratio: float | None = flag(
+        None, "share of the steps until the learning rate peaks, instead of --warmup_steps (new)"
+    )
+    logging_dir: str | None = flag(
+        None, "folder of TensorBoard's files; none = the experiment's (new)"
+    )
+    export_path: str | None = flag(
+        None, "folder for the retriever alone: the last one, and each checkpoint's (new)"
+    )
+
+
+def dense_rules(options: Options, program: str) -> Iterator[str]:
+    """What cannot be asked of a dense run, or of another one."""
+    dense, task = options.dense, options.task.task
+    if task != DENSE:
+        for name in ("num_train_epochs", "warmup_ratio", "logging_dir", "export_path"):
+            if getattr(dense, name) is not None:
+                yield f"--{name} ({getattr(dense, name)}) must come with --task {DENSE}"
+        return
+    if program != "train":
+        yield f"--task ({task}) must be that of train.py; evaluate.py --retrieve_only judges it"
+    for name in ("closed_book", "use_file_passages"):
+        if getattr(options.data, name):
+            yield f"--{name} must not come with --task {DENSE}, which has nothing to read"
+    if options.index.refresh_mode == "dedicated":
+        yield f"--refresh_mode (dedicated) must not come with --task {DENSE}"
+    if dense.dense_loss != "infonce" and dense.train_n_passages < 2:
+        rule = f"be at least 2 with --dense_loss {dense.dense_loss}: it compares passages"
+        yield f"--train_n_passages ({dense.train_n_passages}) must {rule}"
+
+
+def dense_overrides(options: Options) -> tuple[str, dict[str, Any]]:
+    """What `--task dense` implies."""
+    if options.task.task != DENSE:
+        return DENSE, {}
+    return f"task {DENSE}", {"train_retriever": True, "text_maxlength": options.dense.p_max_len}
+
+
+def dense_remarks(options: Options) -> Iterator[str]:
+    """Flags that do nothing here."""
+    dense, task = options.dense, options.task.task
+    if task == DENSE:
+        if options.optimisation.lr != _default_rate(options):
+            yield f"lr {options.optimisation.lr}: no effect, --lr_retriever is the retriever's"
+        if dense.negatives_x_device and dense.dense_loss != "infonce":
+            yield (
+                f"negatives_x_device: no effect with --dense_loss {dense.dense_loss}, which is"
+                " about a query's own passages"
+            )
+        return
+    for each in flags_of(DenseOptions):
+        value = getattr(dense, each.name)
+        if value != each.default:
+            yield f"{each.name} {value}: no effect without --task {DENSE}"
+
+
+def _default_rate(options: Options) -> float:
+    return next(each.default for each in flags_of(type(options.optimisation)) if each.name == "lr")
