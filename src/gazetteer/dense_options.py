@@ -1,4 +1,4 @@
-"""Flags of `--task dense`: the retriever trained by itself. Their bounds are in option_bounds.py."""
+"""Flags of `--task dense`, the retriever trained by itself; bounds are in option_bounds.py."""
 
 # ruff: noqa: RUF009 - `flag` makes a dataclass field, which the linter cannot see.
 

@@ -57,8 +57,7 @@ def cached_lines(
     flag: str,
     show_progress: bool = False,
 ) -> LineStore:
-    """The lines of these files, stored on first use and reused while nothing they are made of
-    changes.
+    """The lines of these files, stored on first use and reused while files and texts are the same.
 
     Args:
         paths: files as `ir.training_formats` knows them, read in this order.

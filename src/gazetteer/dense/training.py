@@ -68,7 +68,7 @@ def train(options: Options, ranks: Ranks) -> int:
     beginning = begin(options, ranks)
     models = build.build_models(options, ranks, beginning.models)
     data = open_data(options, ranks, models)
-    folder = start_experiment(options.experiment.folder, options, ranks)
+    start_experiment(options.experiment.folder, options, ranks)
     use_fast_float32_matmul()
     run = build_training(options, ranks, beginning, models, data)
     logs = options.dense.logging_dir
