@@ -179,17 +179,11 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
 
 
 def _format_rules(options: Options, _: Program) -> Iterator[str]:
-    reader = options.reader
-    passage_formats = {
-        "encoder_format": reader.encoder_format,
-        "retriever_format": reader.retriever_format,
-    }
-    for name, template in passage_formats.items():
-        fields, problem = _format_fields(template)
-        if problem:
-            yield _must(name, template, f"be a format string: {problem}")
-        elif name == "retriever_format" and "query" in fields:
-            yield _must(name, template, "not use {query}: passages are embedded without a query")
+    encoder_format = options.reader.encoder_format
+    _, problem = _format_fields(encoder_format)
+    if problem:
+        yield _must("encoder_format", encoder_format, f"be a format string: {problem}")
+    yield from retriever_format_problems(options.reader.retriever_format)
     values = flat_values(options)
     for name, only in _EXACT_FIELDS.items():
         if values[name] is None:
@@ -199,6 +193,16 @@ def _format_rules(options: Options, _: Program) -> Iterator[str]:
             yield _must(name, values[name], f"be a format string: {problem}")
         elif fields != {only}:
             yield _must(name, values[name], f"use the field {{{only}}}, and no other")
+
+
+def retriever_format_problems(template: str) -> Iterator[str]:
+    """Why passages cannot be embedded in a format; also for programs without these options."""
+    fields, problem = _format_fields(template)
+    if problem:
+        yield _must("retriever_format", template, f"be a format string: {problem}")
+    elif "query" in fields:
+        rule = "not use {query}: passages are embedded without a query"
+        yield _must("retriever_format", template, rule)
 
 
 def _refresh_rules(options: Options, _: Program) -> Iterator[str]:

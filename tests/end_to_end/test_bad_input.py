@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,7 +16,8 @@ from gazetteer.errors import OptionError
 from gazetteer.evaluation.run import evaluate
 from gazetteer.program import run_program
 from gazetteer.training.loop import train
-from tests.support.runs import make_world, run_train
+from tests.support.malformed_lines import TASK_LINES, malformed
+from tests.support.runs import make_world, results, run_evaluate, run_train
 from tests.support.tiny_data import passages, questions, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +97,57 @@ def test_malformed_line_is_reported_in_one_line(
     assert expected in errors[0]
     assert not _written(tmp_path)
     assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize("task", TASK_LINES)
+@pytest.mark.parametrize(
+    ("program", "flag"),
+    [("train", "--train_data"), ("train", "--eval_data"), ("evaluate", "--eval_data")],
+)
+def test_malformed_line_of_every_task_is_reported_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    program: str,
+    flag: str,
+    task: str,
+) -> None:
+    arguments = _arguments(tmp_path, program)
+    field, good = TASK_LINES[task]
+    bad, expected = malformed(good, field)["number as text"]
+    for name in ("train.jsonl", "dev.jsonl"):
+        write_jsonl(tmp_path / name, [good] * LINES)
+    _spoil(tmp_path / FILES[flag], 3, bad)
+    monkeypatch.setattr(sys, "argv", [f"{program}.py", *arguments, "--task", task])
+
+    code = run_program(program, train if program == "train" else evaluate)  # type: ignore[arg-type]
+
+    where = tmp_path / FILES[flag]
+    assert code == 2
+    assert capfd.readouterr().err == f"{program}.py: error: {where}:3: field {expected} ({flag})\n"
+    assert not _written(tmp_path)
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize("task", TASK_LINES)
+def test_every_task_goes_on_without_the_lines_it_skips(world: Path, task: str) -> None:
+    field, good = TASK_LINES[task]
+    lines = [json.dumps(good).encode(), *(bad for bad, _ in malformed(good, field).values())]
+    data = world / f"{task}.jsonl"
+    data.write_bytes(b"\n".join([*lines, lines[0]]) + b"\n")
+    flags = {"task": task, "on_bad_line": "skip", "train_data": data, "eval_data": data}
+    run_train(world, name=f"train-{task}", total_steps=2, eval_freq=2, **flags)
+    flags |= {"train_data": None, "write_results": True}
+    run_evaluate(world, name=f"evaluate-{task}", **flags)
+    assert len(results(world, f"evaluate-{task}", f"{task}-step-0.jsonl")) == 2
+    for program in ("train", "evaluate"):
+        log = (world / "experiments" / f"{program}-{task}" / "run.log").read_text()
+        assert f"bad lines skipped: {len(lines) - 1}, the first: {data}:2: not valid JSON" in log
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"), corpus=6)
 
 
 @pytest.mark.parametrize("flag", FILES)

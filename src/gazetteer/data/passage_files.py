@@ -11,6 +11,7 @@ text, or id and two others, of which the longer is the text.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,13 +22,14 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gazetteer.data.jsonl import BadLineError
+from gazetteer.data.jsonl import UTF8_MARK, BadLineError, refuse_other_formats
 from gazetteer.data.passage_rows import (
     CORPUS_FIELDS,
     IDS_WITHOUT_ID,
     KNOWN,
     Block,
     SourceFormat,
+    columns_found,
     is_quoted,
     split_tsv,
 )
@@ -42,8 +44,9 @@ MAX_LINE_BYTES = 64 * 2**20
 """Far beyond any passage. A small compressed file could otherwise hold a line of any length."""
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 FIRST_LINES = 100
-"""So many lines decide which column of a tsv is the text, and whether texts are in quotes."""
-TSV_VERSION = 2
+"""So many lines decide how many columns a tsv without header has, which of them is the text, and
+whether texts are in quotes."""
+TSV_VERSION = 3
 """Changes with what the columns of tab-separated text are taken for."""
 WITHOUT_HEADER = {2: ("id", "text"), 3: ("id", "text", "title")}
 """By the number of columns: three are DPR's."""
@@ -128,6 +131,8 @@ def _text_blocks(path: Path, form: SourceFormat) -> Iterator[SourceBlock]:
         while True:
             try:
                 content = next(blocks)
+                if layout.kind == "tsv" and layout.is_first:
+                    _refuse_other_files(content)
                 if layout.kind == "tsv" and not layout.columns:
                     layout = replace(layout, **_tsv_columns(content))
             except StopIteration:
@@ -142,7 +147,7 @@ def _text_blocks(path: Path, form: SourceFormat) -> Iterator[SourceBlock]:
                 yield SourceBlock.failed(path, raw.tell(), reason, is_first=layout.is_first)
                 return
             yield SourceBlock(path, replace(layout, content=content), raw.tell())
-            layout = replace(layout, is_first=False, has_header=False)
+            layout = replace(layout, is_first=False, header=0)
 
 
 def _whole_lines(source: IO[bytes]) -> Iterator[bytes]:
@@ -185,30 +190,49 @@ def _layout(path: Path, form: SourceFormat) -> Block:
     )
 
 
+def _refuse_other_files(content: bytes) -> None:
+    """Raise BadLineError if a file of tab-separated text begins like something else."""
+    refuse_other_formats(content, "tab-separated text")
+    if b"\r" in content.rstrip(b"\r\n") and b"\n" not in content.rstrip(b"\n"):
+        raise BadLineError("found lines that end with a carriage return alone, expected line feeds")
+
+
 def _tsv_columns(content: bytes) -> dict[str, Any]:
     """What the first lines say of a file: names of its columns, a header, quotes.
+
+    Not the very first line alone: it may be a bad one.
 
     Raises:
         BadLineError: the columns cannot be known.
     """
-    lines = content.split(b"\n")
-    first = split_tsv(lines[0], is_first=True)
-    has_header = "text" in first and not {"id", *IDS_WITHOUT_ID}.isdisjoint(first)
-    rows = list(islice(_good_fields(lines[has_header:]), FIRST_LINES))
-    columns = tuple(first) if has_header else _columns_without_header(first, rows)
+    lines = content.removeprefix(UTF8_MARK).split(b"\n")
+    rows = dict(islice(_good_fields(lines), FIRST_LINES))
+    header = next((number for number, names in rows.items() if _is_header(names)), 0)
+    below = [fields for number, fields in rows.items() if number > header]
+    columns = tuple(rows[header]) if header else _columns_without_header(lines[0], below)
     if len(set(columns)) < len(columns) or not all(columns):
         raise BadLineError("found a header with a name twice or empty, expected each name once")
-    texts = [row[columns.index("text")] for row in rows if len(row) == len(columns)]
+    texts = [row[columns.index("text")] for row in below if len(row) == len(columns)]
     all_quoted = bool(texts) and all(map(is_quoted, texts))
-    return {"columns": columns, "has_header": has_header, "is_quoted": all_quoted}
+    return {"columns": columns, "header": header, "is_quoted": all_quoted}
 
 
-def _columns_without_header(first: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    columns = WITHOUT_HEADER.get(len(first))
+def _is_header(fields: Sequence[str]) -> bool:
+    return "text" in fields and not {"id", *IDS_WITHOUT_ID}.isdisjoint(fields)
+
+
+def _columns_without_header(first: bytes, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Names of the columns, by how many most of the rows have.
+
+    Raises:
+        BadLineError: so many have no names; what is wrong with the first line is said.
+    """
+    ((usual, _),) = Counter(map(len, rows)).most_common(1) or ((0, 0),)
+    columns = WITHOUT_HEADER.get(usual)
     if columns is None:
         raise BadLineError(
-            f"found {len(first)} column{'' if len(first) == 1 else 's'}, split at tabs, and no "
-            "header that names 'id' and 'text'; expected id, text, title, or such a header"
+            f"found {columns_found(split_tsv(first, is_first=True))}, split at tabs, and no header "
+            "that names 'id' and 'text'; expected id, text, title, or such a header"
         )
     if len(columns) == 3:
         whole = [row for row in rows if len(row) == 3]
@@ -218,14 +242,15 @@ def _columns_without_header(first: Sequence[str], rows: Sequence[Sequence[str]])
     return columns
 
 
-def _good_fields(lines: Sequence[bytes]) -> Iterator[list[str]]:
-    for line in lines:
+def _good_fields(lines: Sequence[bytes]) -> Iterator[tuple[int, list[str]]]:
+    """Number, from 1, and fields of each line that is text and not blank."""
+    for number, line in enumerate(lines, 1):
         try:
             fields = split_tsv(line, is_first=False)
         except BadLineError:
             continue
         if fields:
-            yield fields
+            yield number, fields
 
 
 def _parquet_blocks(path: Path, form: SourceFormat) -> Iterator[SourceBlock]:

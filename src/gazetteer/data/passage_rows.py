@@ -68,7 +68,7 @@ class Block:
         content: the lines, or the stream.
         is_first: of its file.
         columns: names of the columns of a tsv; empty for other kinds.
-        has_header: the first line names the columns, and is no passage.
+        header: number of the line that names the columns and is no passage, from 1; 0 for none.
         is_quoted: fields of the tsv in quotes lose them (see `passage_files`).
         keeps_empty: an empty text or title of the tsv is one, not a missing one.
         id_names: see `SourceFormat`.
@@ -79,7 +79,7 @@ class Block:
     content: bytes
     is_first: bool = False
     columns: tuple[str, ...] = ()
-    has_header: bool = False
+    header: int = 0
     is_quoted: bool = False
     keeps_empty: bool = False
     id_names: tuple[str, ...] = ()
@@ -181,6 +181,9 @@ def _parsers(block: Block) -> Iterator[Parser]:
     for number, line in enumerate(lines):
         is_first = block.is_first and number == 0
         if block.kind == "tsv":
+            if number + 1 == block.header:
+                yield lambda: None
+                continue
             yield lambda line=line, first=is_first: _parse_tsv(line, block, is_first=first)
         else:
             yield lambda line=line, first=is_first: parse_line(line, is_first=first)
@@ -188,11 +191,11 @@ def _parsers(block: Block) -> Iterator[Parser]:
 
 def _parse_tsv(line: bytes, block: Block, *, is_first: bool) -> dict[str, str | None] | None:
     fields = split_tsv(line, is_first=is_first)
-    if not fields or (is_first and block.has_header):
+    if not fields:
         return None
     if len(fields) != len(block.columns):
         expected = f"{len(block.columns)} ({', '.join(block.columns)})"
-        raise BadLineError(f"found {_columns_found(fields)}, expected {expected}, split at tabs")
+        raise BadLineError(f"found {columns_found(fields)}, expected {expected}, split at tabs")
     if block.is_quoted:
         fields = [unquoted(field) for field in fields]
     # An empty field is how tab-separated text says that there is nothing.
@@ -201,8 +204,9 @@ def _parse_tsv(line: bytes, block: Block, *, is_first: bool) -> dict[str, str | 
     return {name: field for name, field in named if field or name not in empty}
 
 
-def _columns_found(fields: Sequence[str]) -> str:
-    return f"{len(fields)} column{'s' if len(fields) > 1 else ''}"
+def columns_found(fields: Sequence[str]) -> str:
+    """How many columns a line has, in words."""
+    return f"{len(fields)} column{'' if len(fields) == 1 else 's'}"
 
 
 def split_tsv(line: bytes, *, is_first: bool) -> list[str]:

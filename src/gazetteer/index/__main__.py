@@ -6,8 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from gazetteer.errors import GazetteerError, OptionError
 from gazetteer.index.atlas_files import is_atlas_folder
@@ -16,9 +18,17 @@ from gazetteer.index.description import describe_atlas, describe_saved, shown_js
 from gazetteer.index.encoders import MAX_TOKENS, UNKNOWN_ENCODER, load_encoder
 from gazetteer.index.manifest import MANIFEST, EncoderIdentity
 from gazetteer.index.verification import content_bytes, find_problems
+from gazetteer.option_rules import retriever_format_problems
 from gazetteer.progress import progress
 
 DTYPES = {"keep": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+USUAL: dict[str, Any] = {
+    "retriever_format": "{title} {text}",
+    "retriever_pooling": "mean",
+    "retriever_normalize": False,
+    "text_maxlength": MAX_TOKENS,
+}
+"""How an index was made by an encoder of which nothing else is said."""
 EXIT_CODES = """exit codes: 0 done, 2 something is wrong, said in one line for each thing"""
 
 
@@ -29,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parsed = build_parser().parse_args(arguments)
+    # Of a model of some megabytes, it would only hide what is said.
+    disable_progress_bar()
     try:
         return parsed.run(parsed)
     except GazetteerError as error:
@@ -88,14 +100,16 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Its files do not say. Without these, the index is used with --allow_stale_index only.",
     )
     encoder.add_argument("--encoder_model", metavar="NAME", help="retriever: folder or hub name")
-    encoder.add_argument("--retriever_format", default="{title} {text}", help="what it embedded")
+    encoder.add_argument(
+        "--retriever_format", metavar="TEXT", help=f"what it embedded [{USUAL['retriever_format']}]"
+    )
     poolings = ["mean", "cls", "sqrt", "first_decoder_token"]
-    encoder.add_argument("--retriever_pooling", choices=poolings, default="mean")
+    encoder.add_argument("--retriever_pooling", choices=poolings, help="[mean]")
     encoder.add_argument("--retriever_normalize", action="store_true", help="to length 1")
     encoder.add_argument(
-        "--text_maxlength", type=_positive, default=MAX_TOKENS, help="tokens it saw of a passage"
+        "--text_maxlength", type=_positive, help=f"tokens it saw of a passage [{MAX_TOKENS}]"
     )
-    encoder.add_argument("--step", type=int, default=0, help="training step it was made at")
+    encoder.add_argument("--step", type=_whole, help="training step it was made at [0]")
     command.set_defaults(run=_convert)
 
 
@@ -123,10 +137,17 @@ def _add_no_progress(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+    return _at_least(1, text)
+
+
+def _whole(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isascii() or not text.removeprefix("-").isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+    return int(text)
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -154,7 +175,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     is_atlas = not (folder / MANIFEST).exists() and _is_atlas(folder)
     _check_convert(arguments, is_atlas)
     if is_atlas:
-        import_atlas(folder, output, layout, encoder=_encoder(arguments), step=arguments.step)
+        import_atlas(folder, output, layout, encoder=_encoder(arguments), step=arguments.step or 0)
     elif arguments.to == "atlas":
         export_atlas(folder, output, layout)
     else:
@@ -168,10 +189,16 @@ def _check_convert(arguments: argparse.Namespace, is_atlas: bool) -> None:
         raise OptionError(f"--to atlas: {arguments.folder} is Atlas's already")
     if arguments.to == "atlas" and arguments.dtype not in ("keep", "fp16"):
         raise OptionError(f"--dtype {arguments.dtype}: Atlas's files are fp16")
-    if not is_atlas and (arguments.encoder_model is not None or arguments.step != 0):
-        raise OptionError(
-            f"--encoder_model, --step: {arguments.folder} says itself what made it and when"
-        )
+    how = [f"--{name}" for name in USUAL if getattr(arguments, name) not in (None, False)]
+    named = [f"--{n}" for n in ("encoder_model", "step") if getattr(arguments, n) is not None]
+    if not is_atlas and (named or how):
+        shown = ", ".join(named + how)
+        raise OptionError(f"{shown}: {arguments.folder} says itself what made it and when")
+    if how and arguments.encoder_model is None:
+        raise OptionError(f"{', '.join(how)}: must come with --encoder_model, what made the index")
+    if arguments.retriever_format is not None:
+        for problem in retriever_format_problems(arguments.retriever_format):
+            raise OptionError(problem)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -194,13 +221,15 @@ def _is_atlas(folder: Path) -> bool:
 def _encoder(arguments: argparse.Namespace) -> EncoderIdentity:
     if arguments.encoder_model is None:
         return UNKNOWN_ENCODER
+    given = {name: getattr(arguments, name) for name in USUAL}
+    how = USUAL | {name: value for name, value in given.items() if value is not None}
     settings = EncoderIdentity(
         weights=UNKNOWN_ENCODER.weights,
         tokenizer=UNKNOWN_ENCODER.tokenizer,
-        template=arguments.retriever_format,
-        pooling=arguments.retriever_pooling,
-        normalize=arguments.retriever_normalize,
-        max_tokens=min(arguments.text_maxlength, MAX_TOKENS),
+        template=how["retriever_format"],
+        pooling=how["retriever_pooling"],
+        normalize=how["retriever_normalize"],
+        max_tokens=min(how["text_maxlength"], MAX_TOKENS),
     )
     return load_encoder(arguments.encoder_model, settings)[2]
 

@@ -36,6 +36,12 @@ class Candidates:
         """Some of them, in the same order."""
         return Candidates(self.query[kept], self.row[kept], self.score[kept], self.queries)
 
+    def of_queries(self, kept: Bool[Tensor, " query"]) -> Candidates:
+        """Those of some queries, which are numbered anew."""
+        number = kept.cumsum(0) - 1
+        some = self.where(kept[self.query])
+        return Candidates(number[some.query], some.row, some.score, int(kept.sum()))
+
     def table(self) -> tuple[Int[Tensor, "query k"], Float[Tensor, "query k"]]:
         """Rows and scores with one line for each query; `EMPTY_ROW` and -inf fill the shorter."""
         query, order = self.query.sort(stable=True)

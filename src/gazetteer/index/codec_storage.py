@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -44,18 +43,6 @@ class StoredCodec:
     def files(self) -> tuple[StoredFile, ...]:
         """All of them."""
         return (self.quantiser, *self.codes)
-
-    @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> StoredCodec:
-        """Read the manifest's entry. Raises KeyError, TypeError or ValueError where it is none."""
-        codec = Codec(**document["codec"])
-        if codec.kind not in faiss_codec.FOUR_LETTERS:
-            raise ValueError(f"codes of an unknown kind {codec.kind!r}")
-        return cls(
-            codec=codec,
-            quantiser=StoredFile.parse(document["quantiser"]),
-            codes=tuple(IndexFile.parse(file) for file in document["codes"]),
-        )
 
 
 def save_codes(

@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore, copy_passages, write_passages
-from gazetteer.errors import IndexFileError
+from gazetteer.data.templates import PassageTemplate
+from gazetteer.errors import IndexFileError, OptionError
 from gazetteer.files import sync
 from gazetteer.index.atlas_files import (
     atlas_passages,
@@ -69,14 +70,26 @@ def import_atlas(
 
     Raises:
         IndexFileError: the source is not what it should be, or there is a target already.
+        OptionError: the encoder's template names a field that passages do not have.
     """
     shards = open_atlas_folder(source)
     vectors = atlas_vectors(shards)
     with appearing_folder(target) as partial:
         records = _counted(atlas_passages(shards), vectors.count, layout)
         store = write_passages(records, partial / PASSAGES_FOLDER)
+        _require_fields(encoder.template, store)
         identity = IndexIdentity(corpus=store.fingerprint, encoder=encoder)
         _save(vectors, partial, layout, identity, step)
+
+
+def _require_fields(template: str, store: PassageStore) -> None:
+    """Raise OptionError if the template names what the first passage does not have."""
+    for passage in store.records(range(min(store.count, 1))):
+        for name in PassageTemplate.parse(template).lacking(passage):
+            raise OptionError(
+                f"--retriever_format ({template}) names the field '{name}', "
+                f"which the first passage '{passage['id']}' does not have"
+            )
 
 
 def export_atlas(source: Path, target: Path, layout: Layout) -> None:

@@ -3,7 +3,8 @@
 The product of a rounded row with a query differs from the true score by at most an error that their
 norms bound. Rows that look best are scored in full: no row of the top k scores less than the k-th
 best of any k rows. A row whose rounded score lies further below that than the error is left out for
-good. What remains is a little more than k rows.
+good. What remains is a little more than k rows. A query for which it is not, as where most rows are
+equal, is given up before its rows are listed: memory and time do not depend on how many they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gazetteer.index.candidates import Candidates
@@ -38,7 +39,12 @@ SAFETY = 1e-4
 ROUNDING = 1e-6
 """Relative to |q| |x|; for scales and products in float32, and for the final rounding."""
 MOST_CANDIDATES = 64
-"""Times k, per query on average, or else one row in so many: beyond both, it does not pay."""
+"""Times k for a query, or else one row in so many: beyond both, it does not pay; nor, on average of
+all queries, beyond half of that."""
+GROUPS_PER_STEP = {"cpu": 65_536, "cuda": 1_048_576}
+"""Whose rows are looked at together: some 30 MB of a CPU's memory."""
+GIVEN_UP = float("inf")
+"""Threshold of a query that this pass cannot help."""
 
 
 def queries_at_once(rows: RoundedRows) -> int:
@@ -55,7 +61,7 @@ def possible_rows(
     rows: RoundedRows,
     queries: Float[Tensor, "query dim"],
     top_k: int,
-) -> Candidates | None:
+) -> tuple[Candidates, Bool[Tensor, " query"]]:
     """Rows that could be among the top_k of each query; at least top_k of them.
 
     Args:
@@ -65,36 +71,41 @@ def possible_rows(
         top_k: hits wanted.
 
     Returns:
-        Rows, each with a score that it does not exceed; None where too many rows could be, as when
-        most scores are equal, or where scores are no finite numbers.
+        Rows, each with a score that it does not exceed; and which queries were given up and have
+        none: too many rows could be, as when most scores are equal, or scores are no finite
+        numbers.
     """
     asked = round_queries(queries, rows.codes.dtype)
     worth = _Worth(vectors, queries, rounding_bound(queries, rows.norms.max()), asked.scale)
     best = queries.new_full((0, len(queries)), float("-inf"))
     threshold = queries.new_full((len(queries),), float("-inf"))
     found: list[Candidates] = []
-    limit = max(MOST_CANDIDATES * top_k, rows.count // MOST_CANDIDATES) * len(queries)
+    most = max(MOST_CANDIDATES * top_k, rows.count // MOST_CANDIDATES)
+    limit = most * len(queries)
     for number, (first, scores) in enumerate(_scores(rows, asked), start=1):
         if number == 1 and len(scores.block_maxima) >= top_k:
             leaders = _leaders(scores, top_k).T
             threshold = worth.of_kth(_real_rows(leaders, rows))
             if len(scores.products) == len(rows.codes):
-                remaining = _remaining([_hits(scores, first, rows, threshold)], rows, threshold)
-                return _if_enough(remaining, top_k) if len(remaining) <= limit // 2 else None
+                hits, threshold = _hits(scores, first, rows, threshold, most)
+                return _outcome(*_remaining([hits], rows, threshold, most), top_k, limit)
         # The k-th best of what some k different rows are worth at least.
         best = torch.cat([best, scores.block_maxima - scores.error[0]])
         if len(best) > top_k:
             best = best.topk(top_k, dim=0, sorted=False).values
         if len(best) == top_k:
             threshold = threshold.maximum(best.amin(dim=0))
-        found.append(_hits(scores, first, rows, threshold))
+        hits, threshold = _hits(scores, first, rows, threshold, most)
+        found.append(hits)
         is_power_of_two = number & (number - 1) == 0
         if (number > 1 and is_power_of_two) or sum(map(len, found)) > limit:
-            remaining, threshold = _settle(found, rows, threshold, worth, top_k)
+            remaining, threshold = _settle(found, rows, threshold, worth, top_k, most)
             found = [remaining]
             if len(remaining) > limit // 2:
-                return None
-    return _if_enough(_settle(found, rows, threshold, worth, top_k)[0], top_k)
+                threshold = torch.full_like(threshold, GIVEN_UP)
+            if bool(threshold.eq(GIVEN_UP).all()):
+                break
+    return _outcome(*_settle(found, rows, threshold, worth, top_k, most), top_k, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +137,31 @@ class _Worth:
 
 
 def _settle(
-    found: list[Candidates], rows: RoundedRows, threshold: Tensor, worth: _Worth, top_k: int
+    found: list[Candidates],
+    rows: RoundedRows,
+    threshold: Tensor,
+    worth: _Worth,
+    top_k: int,
+    most: int,
 ) -> tuple[Candidates, Tensor]:
     """What is left when the most promising rows of all found are scored; the new threshold."""
-    every = _remaining(found, rows, threshold)
+    every, threshold = _remaining(found, rows, threshold, most)
     listed, upper = every.table()
     if listed.shape[1] < top_k:
         return every, threshold
     promising = upper.topk(top_k, dim=1, sorted=False).indices
     threshold = threshold.maximum(worth.of_kth(listed.gather(1, promising)))
     return every.where(every.score >= threshold[every.query]), threshold
+
+
+def _outcome(
+    found: Candidates, threshold: Tensor, top_k: int, limit: int
+) -> tuple[Candidates, Bool[Tensor, " query"]]:
+    """What is found, without queries that are given up; all of them where too much is found."""
+    # Less than k: scores overflow, or are not numbers.
+    given_up = found.query.bincount(minlength=found.queries) < top_k
+    given_up |= threshold.eq(GIVEN_UP) | (len(found) > limit // 2)
+    return found.where(~given_up[found.query]), given_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +219,18 @@ def _scores(rows: RoundedRows, asked: RoundedQueries) -> Iterator[tuple[int, _Sc
         yield start, _Scores(products[: stop - start], groups, blocks, error.unsqueeze(0))
 
 
-def _if_enough(found: Candidates, top_k: int) -> Candidates | None:
-    """None if a query has less than k: its scores overflow, or are not numbers."""
-    counts = found.query.bincount(minlength=found.queries)
-    return found if bool((counts >= top_k).all()) else None
-
-
-def _remaining(found: list[Candidates], rows: RoundedRows, threshold: Tensor) -> Candidates:
+def _remaining(
+    found: list[Candidates], rows: RoundedRows, threshold: Tensor, most: int
+) -> tuple[Candidates, Tensor]:
+    """Real rows that reach the threshold; and that, where queries with too many are given up."""
     every = Candidates.joined(found)
     # The first and the last row are repeated to fill a block.
     is_real = (every.row >= 0) & (every.row < rows.count)
-    return every.where((every.score >= threshold[every.query]) & is_real)
+    every = every.where((every.score >= threshold[every.query]) & is_real)
+    is_crowded = every.query.bincount(minlength=every.queries) > most
+    if bool(is_crowded.any()):
+        every = every.where(~is_crowded[every.query])
+    return every, threshold.masked_fill(is_crowded, GIVEN_UP)
 
 
 def _real_rows(places: Int[Tensor, "query k"], rows: RoundedRows) -> Int[Tensor, "query k"]:
@@ -237,11 +264,31 @@ def _at(table: Tensor, lines: Int[Tensor, "*lines query"]) -> Tensor:
 
 
 def _hits(
-    scores: _Scores, first: int, rows: RoundedRows, threshold: Float[Tensor, " query"]
+    scores: _Scores, first: int, rows: RoundedRows, threshold: Float[Tensor, " query"], most: int
+) -> tuple[Candidates, Float[Tensor, " query"]]:
+    """All that may reach the threshold, with the largest score they may have.
+
+    Returns:
+        That, and the threshold, where queries with too many are given up: every group listed has a
+        row that may, so more than `most` groups are too many; and where it is more than half of
+        these groups, the rows seen so far say nothing.
+    """
+    groups, queries = scores.group_maxima.shape
+    group, query = (scores.group_maxima >= threshold - scores.error).nonzero(as_tuple=True)
+    is_crowded = query.bincount(minlength=queries) > min(most, max(groups // 2, most // GROUP))
+    if bool(is_crowded.any()):
+        kept = ~is_crowded[query]
+        group, query = group[kept], query[kept]
+    step = GROUPS_PER_STEP[group.device.type]
+    parts = zip(group.split(step), query.split(step), strict=True)
+    hits = [_hits_of(scores, first, rows, threshold, *part) for part in parts]
+    return Candidates.joined(hits), threshold.masked_fill(is_crowded, GIVEN_UP)
+
+
+def _hits_of(
+    scores: _Scores, first: int, rows: RoundedRows, threshold: Tensor, group: Tensor, query: Tensor
 ) -> Candidates:
-    """All that may reach the threshold, with the largest score they may have."""
-    needed = threshold - scores.error
-    group, query = (scores.group_maxima >= needed).nonzero(as_tuple=True)
+    """Of some groups, each for a query."""
     queries = len(threshold)
     places = (group * (GROUP * queries) + query).int().unsqueeze(1)
     steps = torch.arange(0, GROUP * queries, queries, device=places.device, dtype=torch.int32)

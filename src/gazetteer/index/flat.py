@@ -3,8 +3,8 @@
 A fast float32 product proposes candidates; their scores are recomputed in float64 and rounded, so
 that a (query, passage) pair has the same score in whichever shard, tile or batch it is met: the
 order of summation moves a float64 result by about 1e-8 of a float32 step. A rounding bound proves
-that no row outside the candidates belongs to the top k; where it cannot, the candidate set grows
-until it can.
+that no row outside the candidates belongs to the top k; where it cannot, not even for four times as
+many candidates, the scores of all rows are computed in float64.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ TILE_QUERIES = 256
 GROUP = 8
 SPARE = 16
 """Rows beyond k that are looked at first, for scores too close to tell apart in float32."""
+WIDER = 4
+"""Times as many candidates are looked at before all rows are."""
 WIDEST = 4_000_000
 """How many candidates one widened search may hold."""
+DOUBLES = {"cpu": 1_048_576, "cuda": 33_554_432}
+"""Of rows in float64 at once: 8 MB of a CPU's memory, 256 MB of a GPU's."""
 
 
 class FlatShard:
@@ -74,10 +78,19 @@ class FlatShard:
     def _in_two_passes(
         self, queries: Tensor, top_k: int, codes: RoundedRows
     ) -> tuple[Tensor, Tensor]:
-        candidates = possible_rows(self.vectors, codes, queries, top_k)
-        if candidates is None:
+        candidates, given_up = possible_rows(self.vectors, codes, queries, top_k)
+        if bool(given_up.all()):
             return self._without_codes(queries, top_k)
-        return _best_of(self.vectors, queries, candidates, top_k, self._norm_limit)
+        if not bool(given_up.any()):
+            return _best_of(self.vectors, queries, candidates, top_k, self._norm_limit)
+        scores = queries.new_empty(len(queries), top_k)
+        rows = torch.empty_like(scores, dtype=torch.int64)
+        found = candidates.of_queries(~given_up)
+        scores[~given_up], rows[~given_up] = _best_of(
+            self.vectors, queries[~given_up], found, top_k, self._norm_limit
+        )
+        scores[given_up], rows[given_up] = self._without_codes(queries[given_up], top_k)
+        return scores, rows
 
     def _without_codes(self, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         scores, rows = search_flat(
@@ -101,10 +114,18 @@ def _best_of(
         if width == rows.shape[1] or not bool(could_be[:, -1].any()):
             break
         width = min(rows.shape[1], 4 * width)
-    kept = int(could_be.sum(dim=1).max())
-    rows = rows.gather(1, place[:, :kept])
-    scores = exact_scores(vectors, queries, rows.clamp_min(0))
-    return order_hits(scores.masked_fill(rows == EMPTY_ROW, float("-inf")), rows, top_k)
+    rows = rows.gather(1, place)
+    hits = scores.new_empty(len(queries), top_k), rows.new_empty(len(queries), top_k)
+    wanted = could_be.sum(dim=1)
+    size = wanted.log2().ceil()
+    # Apart, or the query with most rows too close to call would make all the others as wide.
+    for each in size.unique():
+        some = (size == each).nonzero().squeeze(1)
+        kept = rows[some, : int(wanted[some].max())]
+        exact = exact_scores(vectors, queries[some], kept.clamp_min(0))
+        exact = exact.masked_fill(kept == EMPTY_ROW, float("-inf"))
+        hits[0][some], hits[1][some] = order_hits(exact, kept, top_k)
+    return hits
 
 
 def search_flat(
@@ -157,9 +178,15 @@ def order_hits(scores: Tensor, rows: Tensor, top_k: int) -> tuple[Tensor, Tensor
 
 
 def _certified(
-    embeddings: Tensor, queries: Tensor, top_k: int, width: int, norm_limit: Tensor
+    embeddings: Tensor,
+    queries: Tensor,
+    top_k: int,
+    width: int,
+    norm_limit: Tensor,
+    *,
+    is_wide: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Exact top k; widens the candidate set until the rounding bound vouches for it."""
+    """Exact top k; where the rounding bound does not vouch for it, of more candidates, then all."""
     width = min(len(embeddings), width)
     bound = rounding_bound(queries, norm_limit)
     proposed, candidates = _propose(embeddings, queries, width)
@@ -173,11 +200,51 @@ def _certified(
     unsure = (scores[:, -1] <= proposed[:, -1] + bound).nonzero().squeeze(1)
     if len(unsure) == 0:
         return scores, indices
-    wider = min(len(embeddings), 4 * width)
-    for part in unsure.split(max(1, WIDEST // wider)):
-        best = _certified(embeddings, queries[part], top_k, wider, norm_limit)
+    for part in unsure.split(max(1, WIDEST // (WIDER * width))):
+        if is_wide:
+            best = _of_all_rows(embeddings, queries[part], top_k)
+        else:
+            best = _certified(
+                embeddings, queries[part], top_k, WIDER * width, norm_limit, is_wide=True
+            )
         scores[part], indices[part] = best
     return scores, indices
+
+
+def _of_all_rows(embeddings: Tensor, queries: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Exact top k by the float64 scores of all rows, a tile at a time."""
+    columns = queries.double().T.contiguous()
+    step = max(1, DOUBLES[queries.device.type] // embeddings.shape[1])
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for first in range(0, len(embeddings), step):
+        scores = (embeddings[first : first + step].double() @ columns).T.float()
+        rows = torch.arange(first, first + scores.shape[1], device=queries.device)
+        best = torch.cat([best, hit_keys(scores, rows)], dim=1)
+        best = best.topk(min(top_k, best.shape[1]), dim=1).values
+    return hits_of_keys(best)
+
+
+def hit_keys(
+    scores: Float[Tensor, "query row"], rows: Int[Tensor, " row"]
+) -> Int[Tensor, "query row"]:
+    """A whole number for each hit, in the order of hits: by score, equal scores by row.
+
+    The bits of a float32 are in its order, those of negative ones in the reverse. No key is there
+    twice, so that selecting the largest leaves nothing to chance.
+    """
+    # Zeros are equal whatever their sign.
+    bits = (scores + 0.0).contiguous().view(torch.int32)
+    return (_mirrored(bits).long() << 32) - rows
+
+
+def hits_of_keys(keys: Int[Tensor, "query k"]) -> tuple[Tensor, Tensor]:
+    """Scores and rows."""
+    high = -(-keys >> 32)
+    return _mirrored(high.int()).view(torch.float32), (high << 32) - keys
+
+
+def _mirrored(bits: Int[Tensor, "query row"]) -> Int[Tensor, "query row"]:
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _worth_rescoring(

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gazetteer.data.jsonl import describe
 from gazetteer.errors import IndexFileError
 from gazetteer.files import replace_json
+from gazetteer.index.codec import allowed_code_sizes
 from gazetteer.index.codec_storage import StoredCodec
 from gazetteer.index.stored_files import IndexFile, StoredFile
+from gazetteer.index.strict_records import parse_record
 
 MANIFEST = "manifest.json"
 FORMAT = "gazetteer-index"
@@ -89,51 +92,67 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a manifest (not the vectors).
 
     Raises:
-        IndexFileError: there is none, or it is not one of ours, or its files do not cover all rows.
+        IndexFileError: there is none, or it is not one of ours, or a field is not what it should
+            be, or its files do not cover all rows.
     """
     path = folder / MANIFEST
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
+    except NotADirectoryError:
+        raise IndexFileError(f"{folder}: found a file, expected the folder of an index") from None
+    except OSError as error:
+        raise IndexFileError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise IndexFileError(f"{path}: not a readable manifest ({error})") from None
     try:
-        kind = document["format"], document["format_version"]
-        if kind != (FORMAT, FORMAT_VERSION):
-            raise IndexFileError(
-                f"{path}: found {kind[0]} version {kind[1]}, "
-                f"expected {FORMAT} version {FORMAT_VERSION}"
-            )
         manifest = _parse_manifest(document)
-        problem = _uncovered_rows(manifest)
-        expected = document.pop(CHECKSUM)
-        if problem is None and expected != _checksum(document):
-            problem = f"damaged manifest (its content is not what its {CHECKSUM} vouches for)"
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise IndexFileError(f"{path}: damaged manifest ({_describe(error)})") from None
+    except ValueError as error:
+        raise IndexFileError(f"{path}: damaged manifest ({error})") from None
+    problem = _inconsistency(manifest)
+    vouched = document.pop(CHECKSUM)
+    if problem is None and vouched != _checksum(document):
+        problem = f"damaged manifest (its content is not what its {CHECKSUM} vouches for)"
     if problem is not None:
         raise IndexFileError(f"{path}: {problem}")
     return manifest
 
 
-def _describe(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+def _parse_manifest(document: Any) -> Manifest:  # noqa: ANN401 - any JSON
+    """Check every field. Raises ValueError that names one."""
+    if not isinstance(document, dict):
+        raise ValueError(f"found {describe(document)}, expected an object")
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, CHECKSUM: None}
+    for name, expected in head.items():
+        if name not in document:
+            raise ValueError(f"field '{name}' is missing")
+        found = document[name]
+        if expected is not None and (type(found), found) != (type(expected), expected):
+            raise ValueError(f"field '{name}': found {describe(found)}, expected {expected}")
+    return parse_record(Manifest, {n: value for n, value in document.items() if n not in head})
 
 
-def _parse_manifest(document: dict[str, Any]) -> Manifest:
-    identity = document["identity"]
-    return Manifest(
-        count=int(document["count"]),
-        embedding_dim=int(document["embedding_dim"]),
-        step=int(document["step"]),
-        identity=IndexIdentity(
-            corpus=identity["corpus"], encoder=EncoderIdentity(**identity["encoder"])
-        ),
-        files=tuple(IndexFile.parse(file) for file in document["files"]),
-        codec=None if document.get("codec") is None else StoredCodec.parse(document["codec"]),
-        rounded=tuple(IndexFile.parse(file) for file in document.get("rounded", ())),
-    )
+def _inconsistency(manifest: Manifest) -> str | None:
+    """What in a manifest contradicts what else is in it, or None."""
+    if manifest.embedding_dim < 1:
+        return "field 'embedding_dim': found 0, expected at least 1"
+    if manifest.codec is not None:
+        codec = manifest.codec.codec
+        if codec.dim != manifest.embedding_dim:
+            expected = f"expected {manifest.embedding_dim}, as the vectors have"
+            return f"field 'codec.codec.dim': found {codec.dim}, {expected}"
+        for name, value, is_right in (
+            (
+                "code_size",
+                codec.code_size,
+                codec.code_size in allowed_code_sizes(codec.kind, codec.dim),
+            ),
+            ("nlist", codec.nlist, codec.has_lists == (codec.nlist > 0)),
+        ):
+            if not is_right:
+                return f"field 'codec.codec.{name}': found {value}, which {codec.kind} cannot have"
+    return _uncovered_rows(manifest)
 
 
 def _uncovered_rows(manifest: Manifest) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,13 +35,10 @@ class StoredFile:
     bytes: int
     sha256: str
 
-    @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> Self:
-        """Read the entry of a manifest. Raises TypeError or ValueError where it is none."""
-        file = cls(**document)
-        if Path(file.name).name != file.name:
-            raise ValueError(f"'{file.name}' is not the name of a file in the folder itself")
-        return file
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that could lead out of the folder."""
+        if Path(self.name).name != self.name or self.name in ("", ".."):
+            raise ValueError(f"'{self.name}' is not the name of a file in the folder itself")
 
     def verify(self, folder: Path) -> None:
         """Raise IndexFileError if the file is missing, or its size or hash is another."""

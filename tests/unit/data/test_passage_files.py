@@ -290,6 +290,18 @@ BAD_TSV = {
     "Latin-1": (b"1\ta\tb\n2\tcaf\xe9\tb\n", ":2: found byte 0xe9 at byte 6 of the line"),
     "NUL": (b"1\ta\tb\n2\ta\0\tb\n", ":2: found a NUL character"),
     "UTF-16": ("1\ta\tb\n".encode("utf-16"), ":1: found UTF-16 text"),
+    "first line of another width": (
+        b"1\ta\n2\ta\tb\n3\ta\tb\n",
+        ":1: found 2 columns, expected 3 (id, text, title), split at tabs",
+    ),
+    "first line not UTF-8": (b"\xe9\tx\ty\n1\ta\tb\n", ":1: found byte 0xe9 at byte 1"),
+    "nothing but other bytes": (b"\xe9\tx\ty\n", ":1: found byte 0xe9 at byte 1 of the line"),
+    "something before the header": (b"# x\nid\ttext\n1\ta\n", ":1: found 1 column, expected 2"),
+    "old Mac line ends": (
+        b"1\ta\tb\r2\ta\tb\r",
+        ":1: found lines that end with a carriage return alone, expected line feeds",
+    ),
+    "old Mac line ends, header": (b"id\ttext\r1\ta\r\n", ":1: found lines that end with a c"),
 }
 
 
@@ -308,6 +320,33 @@ def test_bad_tab_separated_lines_are_left_out_when_skipping(
     assert record.getMessage().startswith(
         f"bad lines skipped: 2, the first: {tmp_path / 'p.tsv'}:2: found 1 column, expected 3"
     )
+
+
+BAD_BEGINNINGS = {
+    "too few columns": b"1\ta\n2\tc\td\n3\te\tf\n",
+    "too many columns": b"1\ta\tb\tc\n2\tc\td\n3\te\tf\n",
+    "one column": b"passages of somebody\n2\tc\td\n3\te\tf\n",
+    "no UTF-8": b"1\t\xe9\tb\n2\tc\td\n3\te\tf\n",
+    "NUL": b"1\ta\0\tb\n2\tc\td\n3\te\tf\n",
+    "no id": b"\ta\tb\n2\tc\td\n3\te\tf\n",
+    "above a header": b"\xef\xbb\xbf# 2 passages\n\ntitle\ttext\tid\nd\tc\t2\r\nf\te\t3\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_BEGINNINGS)
+def test_a_bad_first_line_is_left_out_when_skipping(tmp_path: Path, name: str) -> None:
+    content = BAD_BEGINNINGS[name]
+    assert _error(tmp_path, "p.tsv", content).startswith(":1: ")
+    store = _open(tmp_path, "p.tsv", content, on_bad_line="skip")
+    assert _records(store) == [
+        {"id": "2", "title": "d", "text": "c"},
+        {"id": "3", "title": "f", "text": "e"},
+    ]
+
+
+def test_blank_lines_may_come_before_a_header(tmp_path: Path) -> None:
+    store = _open(tmp_path, "p.tsv", b"\n\r\ntext\tid\na\t1\n")
+    assert _records(store) == [{"id": "1", "title": "", "text": "a"}]
 
 
 # Parquet.

@@ -279,7 +279,7 @@ def test_codes_that_are_none_are_refused_though_their_hash_is_right(
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("codec", "kind"), "hnsw", "codes of an unknown kind 'hnsw'"),
+        (("codec", "kind"), "hnsw", "field 'codec.codec.kind': found the string .hnsw."),
         (("quantiser", "name"), "../codec.faiss", "'../codec.faiss' is not the name of a file"),
         (("codes", 1, "name"), "/etc/passwd", "'/etc/passwd' is not the name of a file"),
         (("codes", 1, "rows"), 5, "codes: rows 238..465 are in no file"),

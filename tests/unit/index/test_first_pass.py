@@ -44,13 +44,13 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each first pass found candidates, rather than gave up."""
+    """Whether each first pass found candidates for every query, rather than gave one up."""
     outcomes: list[bool] = []
 
     def spy(*args: object) -> object:
-        found = possible_rows(*args)  # type: ignore[arg-type]
-        outcomes.append(found is not None)
-        return found
+        found, given_up = possible_rows(*args)  # type: ignore[arg-type]
+        outcomes.append(not given_up.any())
+        return found, given_up
 
     monkeypatch.setattr(flat, "possible_rows", spy)
     return outcomes
@@ -95,6 +95,81 @@ def test_where_all_scores_are_equal_the_first_pass_gives_up(passes: list[bool]) 
     _, rows = FlatShard(torch.ones(9000, 8)).search(torch.ones(2, 8), 6)
     assert rows.tolist() == [list(range(6))] * 2
     assert passes == [False]
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of everything that is looked at row by row: hits, and pairs scored in full."""
+    sizes: list[int] = []
+
+    def spy_on(module: object, name: str) -> None:
+        function = getattr(module, name)
+
+        def spy(*args: Tensor) -> Tensor:
+            sizes.append(args[-1].numel())
+            return function(*args)
+
+        monkeypatch.setattr(module, name, spy)
+
+    spy_on(first_pass, "_hits_of")
+    for name in ("pair_scores", "exact_scores"):
+        spy_on(flat, name)
+    return sizes
+
+
+@pytest.mark.parametrize("step", ["one", "several"])
+@pytest.mark.parametrize("kind", CODES)
+def test_equal_rows_are_not_listed(
+    kind: CodeType, step: str, listed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if step == "one":
+        monkeypatch.setitem(first_pass.SCORES_PER_STEP, "cpu", 10**6)
+    assert_exact(torch.ones(20_000, 8), torch.randn(5, 8), 6, kind)
+    assert 0 < max(listed) <= 5 * 4 * (6 + 16)
+
+
+@pytest.mark.parametrize("step", ["one", "several"])
+def test_one_query_that_is_given_up_leaves_the_others_alone(
+    step: str, listed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20,000 rows 15,000 are equal, and one query is theirs; another finds all rows alike."""
+    if step == "one":
+        monkeypatch.setitem(first_pass.SCORES_PER_STEP, "cpu", 10**6)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(20_000, 16, generator=generator)
+    vectors[torch.randperm(20_000, generator=generator)[:15_000]] = 3 * vectors[0]
+    queries = 0.1 * torch.randn(4, 16, generator=generator) - vectors[0]
+    queries[1], queries[2] = vectors[0], 0
+    rounded = round_rows(vectors, "int8")
+    assert rounded is not None
+    found, given_up = possible_rows(vectors, rounded, queries, 6)
+    assert given_up.tolist() == [False, True, True, False]
+    assert set(found.query.tolist()) == {0, 3}
+    assert_exact(vectors, queries, 6)
+    assert max(listed) < 5_000
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(64, 900),
+    different=st.integers(1, 12),
+    dim=st.integers(1, 12),
+    top_k=st.integers(1, 40),
+    zeros=st.booleans(),
+    seed=st.integers(0, 10_000),
+    kind=st.sampled_from(CODES),
+)
+def test_many_equal_rows_are_found_in_their_order(
+    rows: int, different: int, dim: int, top_k: int, zeros: bool, seed: int, kind: CodeType
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randn(different, dim, generator=generator)
+    vectors = some[torch.randint(0, different, (rows,), generator=generator)]
+    queries = torch.cat([some[:2], torch.randn(3, dim, generator=generator)])
+    if zeros:
+        queries[-1] = 0
+        vectors[::3] = 0
+    assert_exact(vectors, queries, top_k, kind)
 
 
 @pytest.mark.parametrize("noise", [1e-2, 1e-4, 1e-7])
@@ -154,14 +229,13 @@ def test_no_row_scores_more_than_its_upper_bound(kind: CodeType, scale: float) -
     vectors, queries = scale * torch.randn(900, 20), torch.randn(5, 20)
     rounded = round_rows(vectors, kind)
     assert rounded is not None
-    found = possible_rows(vectors, rounded, queries, 200)
-    assert found is not None
+    found, given_up = possible_rows(vectors, rounded, queries, 200)
+    assert not given_up.any()
     exact = (vectors.double()[found.row] * queries.double()[found.query]).sum(1)
     assert (exact <= found.score.double()).all()
     # Nor is the bound so wide that nothing is ruled out.
-    few = possible_rows(vectors, rounded, queries, 1)
-    assert few is not None
-    assert len(few.row) < 5 * 100
+    few, _ = possible_rows(vectors, rounded, queries, 1)
+    assert 5 <= len(few.row) < 5 * 100
 
 
 def test_few_rows_or_many_hits_need_no_first_pass(

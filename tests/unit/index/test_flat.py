@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gazetteer.index import flat, pair_scores
-from gazetteer.index.flat import EMPTY_ROW, largest_norm, order_hits, search_flat
+from gazetteer.index.flat import (
+    EMPTY_ROW,
+    hit_keys,
+    hits_of_keys,
+    largest_norm,
+    order_hits,
+    search_flat,
+)
 from gazetteer.index.pair_scores import rounding_bound
 
 
@@ -126,6 +133,37 @@ def test_a_search_widens_only_where_it_has_to(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(flat, "_propose", spy)
     assert_exact(embeddings, queries, 5)
     assert calls == [(9, 21), (1, 84)]
+
+
+def test_where_all_scores_are_equal_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs: list[int] = []
+    exact_scores = flat.exact_scores
+
+    def spy(embeddings: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
+        pairs.append(rows.numel())
+        return exact_scores(embeddings, queries, rows)
+
+    monkeypatch.setattr(flat, "exact_scores", spy)
+    monkeypatch.setitem(flat.DOUBLES, "cpu", 1000)
+    embeddings = torch.randn(1, 8).expand(30_000, 8)
+    assert_exact(embeddings, torch.randn(3, 8), 5)
+    assert sum(pairs) <= 3 * (1 + flat.WIDER) * (5 + 16 + 1)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=9, unique=True),
+    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4, unique=True),
+)
+def test_keys_are_in_the_order_of_hits(scores: list[float], rows: list[int]) -> None:
+    table = torch.tensor([scores]).repeat_interleave(len(rows), dim=1)
+    numbers = torch.tensor(rows).repeat(len(scores))
+    keys = hit_keys(table, numbers)
+    expected = sorted(
+        zip(table[0].tolist(), numbers.tolist(), strict=True), key=lambda h: (-h[0], h[1])
+    )
+    found = hits_of_keys(keys.sort(dim=1, descending=True).values)
+    assert list(zip(found[0][0].tolist(), found[1][0].tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize(("rows", "top_k"), [(3, 5), (1, 2), (20, 64)])

@@ -338,12 +338,51 @@ def test_what_would_have_no_effect_is_refused(
     for words, message in [
         ([atlas, "--to", "atlas"], "--to atlas: "),
         ([saved, "--to", "atlas", "--dtype", "fp32"], "--dtype fp32: Atlas's files are fp16"),
-        ([saved, "--encoder_model", "x"], "--encoder_model, --step: "),
-        ([saved, "--step", 3], "--encoder_model, --step: "),
+        ([saved, "--encoder_model", "x"], "--encoder_model: "),
+        ([saved, "--step", 0], "--step: "),
+        ([saved, "--retriever_normalize", "--text_maxlength", 9], "--retriever_normalize, --te"),
+        ([atlas, "--retriever_pooling", "cls"], "--retriever_pooling: must come with --encoder_m"),
     ]:
         assert run("convert", *words, "--output", tmp_path / "out", "--no_progress") == 2
         assert failure(capsys).startswith(message)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{title", "--retriever_format ({title) must be a format string: expected '}'"),
+        ("{}", "--retriever_format ({}) must be a format string: {} is not a field's name"),
+        ("{query} {text}", "--retriever_format ({query} {text}) must not use {query}"),
+        ("{url}", "--retriever_format ({url}) names the field 'url', which the first passage"),
+    ],
+)
+def test_a_format_that_cannot_have_made_an_index_is_refused(
+    template: str,
+    message: str,
+    atlas: Path,
+    retriever_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    words = ["--encoder_model", retriever_folder, "--retriever_format", template]
+    assert run("convert", atlas, *words, "--output", tmp_path / "out", "--no_progress") == 2
+    assert failure(capsys).startswith(message)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_is_no_index(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = saved / "manifest.json"
+    expected = f"{file}: found a file, expected the folder of an index"
+    for words in (["info"], ["convert"], ["merge"]):
+        more = [] if words == ["info"] else ["--output", tmp_path / "out", "--no_progress"]
+        assert run(*words, file, *more) == 2
+        assert failure(capsys) == expected
+    assert run("verify", file, "--no_progress") == 2
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_a_large_number_does_not_become_infinite(
@@ -452,8 +491,15 @@ def test_nothing_is_overwritten(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["info"], ["convert", "x"], ["merge", "x"], ["convert", "x", "--files", "0"]]
-)
+    "words",
+    [
+        [], ["info"], ["convert", "x"], ["merge", "x"], ["convert", "x", "--files", "0"],
+        ["convert", "x", "--output", "y", "--step", "-1"],
+        ["convert", "x", "--output", "y", "--step", "1e3"],
+        ["convert", "x", "--output", "y", "--text_maxlength", "0"],
+        ["convert", "x", "--output", "y", "--retriever_pooling", "max"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_leaves_with_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
