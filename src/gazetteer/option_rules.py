@@ -180,8 +180,7 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
 
 def _format_rules(options: Options, _: Program) -> Iterator[str]:
     encoder_format = options.reader.encoder_format
-    _, problem = _format_fields(encoder_format)
-    if problem:
+    if problem := _format_fields(encoder_format)[1]:
         yield _must("encoder_format", encoder_format, f"be a format string: {problem}")
     yield from retriever_format_problems(options.reader.retriever_format)
     values = flat_values(options)
