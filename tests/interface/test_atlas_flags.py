@@ -216,3 +216,66 @@ def test_settings_of_the_example_scripts_parse(atlas_data, extra):
         if name.startswith("--") and not value.startswith("--"):
             kind = all_flags(Options)[name[2:]].kind
             assert "closed_book" in extra or values[name[2:]] == kind(value), name
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--index_mode faiss --faiss_index_type ivfpq --faiss_code_size 16",
+         {"index_mode": "faiss", "faiss_index_type": "ivfpq", "faiss_code_size": 16}),
+        ("--save_index_n_shards 128", {"save_index_n_shards": 128}),
+        ("--refresh_index 0-1000:500,1000-10000:1000",
+         {"refresh_index": "0-1000:500,1000-10000:1000"}),
+        ("--refresh_index 100", {"refresh_index": "100"}),
+        ("--refresh_index -1", {"refresh_index": "-1"}),
+        ("--retrieve_with_rerank --n_to_rerank_with_retrieve_with_rerank 64",
+         {"retrieve_with_rerank": True, "n_to_rerank_with_retrieve_with_rerank": 64}),
+        ("--use_file_passages", {"use_file_passages": True, "train_retriever": False}),
+        ("--closed_book", {"n_context": 1, "retriever_n_context": 1, "encoder_format": "{query}",
+                           "use_file_passages": True}),
+        ("--encoder_format '{query} text: {text}'", {"encoder_format": "{query} text: {text}"}),
+        ("--qa_prompt_format {question}", {"qa_prompt_format": "{question}"}),
+        ("--model_path none", {"model_path": "none"}),
+        ("--precision bf16", {"precision": "bf16"}),
+        ("--task base", {"task": "base"}),
+        ("--task mlm --mlm_noise_density 0.15 --mlm_mean_noise_span_length 3"
+         " --min_words_per_lm_instance 10", {"mlm_mean_noise_span_length": 3.0}),
+        ("--task lm --min_lm_context_ratio 0.25 --max_lm_context_ratio 0.75",
+         {"min_lm_context_ratio": 0.25, "max_lm_context_ratio": 0.75}),
+        ("--task section --min_words_per_lm_instance 5", {"min_words_per_lm_instance": 5}),
+        ("--task multiple_choice --multiple_choice_num_options 4"
+         " --multiple_choice_train_permutations all --multiple_choice_eval_permutations cyclic",
+         {"multiple_choice_train_permutations": "all",
+          "multiple_choice_eval_permutations": "cyclic"}),
+        ("--task fever", {"task": "fever"}),
+        ("--task kilt", {"task": "kilt"}),
+    ],
+    ids=lambda value: value.partition(" --")[0] if isinstance(value, str) else "",
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("program", "command"), [("train", README_TRAIN), ("evaluate", README_EVALUATE)]
+)
+def test_every_flag_the_readme_of_atlas_speaks_of_does_what_it_says(
+    atlas_data, program, command, words, expected
+):
+    values = options_to_dict(parse_options(shlex.split(command + words), program=program))
+    assert {name: values[name] for name in expected} == expected
+
+
+def test_several_files_are_given_one_after_the_other(atlas_data):
+    names = ["file_1.jsonl", "file_2.jsonl"]
+    for name in names:
+        Path(name).write_text("{}\n")
+    words = README_TRAIN + f" --train_data {' '.join(names)} --eval_data {' '.join(names)}"
+    options = parse_options(shlex.split(words), program="train")
+    assert options.data.train_data == options.data.eval_data == names
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_help_is_short_and_long(program, capsys):
+    for word in ("-h", "--help"):
+        with pytest.raises(SystemExit) as caught:
+            parse_options([word], program=program)
+        assert caught.value.code == 0
+        shown = capsys.readouterr().out
+        assert all(f"--{name}" in shown for name in ATLAS)
