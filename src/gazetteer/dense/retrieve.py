@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gazetteer.data.jsonl import describe
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.templates import PassageTemplate
@@ -34,12 +33,11 @@ from gazetteer.dense.text_files import (
 )
 from gazetteer.distributed.agreement import build_alike, main_first
 from gazetteer.distributed.collectives import gather_bytes
-from gazetteer.errors import DataError
 from gazetteer.index import ShardedIndex, read_manifest
 from gazetteer.index.manifest import EncoderIdentity
 from gazetteer.index.searcher import load_checked_encoder, maker_of, open_passages
 from gazetteer.index.shards import shard_range
-from gazetteer.ir.runs import ranked, shortest
+from gazetteer.ir.runs import run_lines
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.progress import progress
 from gazetteer.records import Hits, PassageRecord, Ranks
@@ -222,26 +220,6 @@ def _lines(
             scored.pop(query["id"], None)
         lines += run_lines(query["id"], scored, values.retrieve_depth, values.trec_tag)
     return "".join(lines)
-
-
-def run_lines(query_id: str, scores: dict[str, float], depth: int, tag: str) -> list[str]:
-    """Lines of a run for one query, best first, in trec_eval's order.
-
-    Raises:
-        DataError: an id that no run can hold.
-    """
-    lines = []
-    for rank, (document_id, score) in enumerate(ranked(scores)[:depth], 1):
-        both = query_id + document_id
-        if "\t" in both or "\n" in both or not query_id or not document_id:
-            raise DataError(
-                f"query {describe(query_id)}, document {describe(document_id)}: expected ids that "
-                "are not empty and have neither tab nor line end, which a run cannot hold"
-            )
-        separator = "\t" if any(map(str.isspace, both)) else " "
-        fields = (query_id, "Q0", document_id, str(rank), shortest(score), tag)
-        lines.append(separator.join(fields) + "\n")
-    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,6 +111,32 @@ def write_run(path: Path, run: Run, *, tag: str = TAG) -> None:
                 file.write(separator.join(fields) + "\n")
 
 
+def run_lines(query_id: str, scores: dict[str, float], depth: int, tag: str) -> list[str]:
+    """Lines of a run for one query, in trec_eval's order: for runs too large to be held.
+
+    Args:
+        query_id: of the query.
+        scores: by document id.
+        depth: lines at most.
+        tag: of the run.
+
+    Raises:
+        DataError: an id that no run can hold.
+    """
+    lines = []
+    for rank, (document_id, score) in enumerate(ranked(scores)[:depth], 1):
+        both = query_id + document_id
+        if "\t" in both or "\n" in both or not query_id or not document_id:
+            raise DataError(
+                f"query {describe(query_id)}, document {describe(document_id)}: expected ids that "
+                "are not empty and have neither tab nor line end, which a run cannot hold"
+            )
+        separator = "\t" if any(map(str.isspace, both)) else " "
+        fields = (query_id, "Q0", document_id, str(rank), shortest(score), tag)
+        lines.append(separator.join(fields) + "\n")
+    return lines
+
+
 def _ids(run: Run) -> Iterable[str]:
     for query_id, scores in run.items():
         yield query_id
