@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from gazetteer.distributed.launch import process_group
@@ -16,8 +16,17 @@ from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
 
 
-def run_program(program: Program, job: Callable[[Options, Ranks], int]) -> int:
+def run_program(
+    program: Program,
+    job: Callable[[Options, Ranks], int],
+    arguments: Sequence[str] | None = None,
+) -> int:
     """Run a job on every rank.
+
+    Args:
+        program: whose flags these are.
+        job: what is done with them.
+        arguments: the command line; None = that of this process.
 
     Returns:
         The exit code: the job's own, or an error's (2 for bad input), after its message. Of an
@@ -25,7 +34,7 @@ def run_program(program: Program, job: Callable[[Options, Ranks], int]) -> int:
         before the processes know of each other, the first of each machine.
     """
     try:
-        options = _options(program)
+        options = _options(program, arguments)
     except OptionError as error:
         if speaks_for_machine(os.environ):
             sys.stderr.write(f"{program}.py: error: {error}\n")
@@ -59,13 +68,13 @@ def processes_set_aside(options: Options, program: Program) -> int:
     return options.index.refresh_workers if is_dedicated else 0
 
 
-def _options(program: Program) -> Options:
+def _options(program: Program, arguments: Sequence[str] | None) -> Options:
     """The options; --help and errors in the command line are shown once on each machine."""
     if speaks_for_machine(os.environ):
-        return parse_options(program=program)
+        return parse_options(arguments, program=program)
     unseen = io.StringIO()
     with redirect_stdout(unseen), redirect_stderr(unseen):
-        return parse_options(program=program)
+        return parse_options(arguments, program=program)
 
 
 def speaks_for_machine(environment: Mapping[str, str]) -> bool:

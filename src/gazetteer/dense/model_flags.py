@@ -63,7 +63,7 @@ def load_towers(
     is_half = values.fp16 or values.bf16
     if is_half and not is_gpu:
         logger.info("--fp16 has no effect: this is no GPU")
-    pooling, normalize = _way(values)
+    pooling, normalize = way_of(values.model_name_or_path, values.pooling, values.normalize)
     retriever, tokenizer = load_retriever(
         values.model_name_or_path,
         pooling=pooling,
@@ -80,10 +80,15 @@ def load_towers(
     return retriever.to(ranks.device).eval().requires_grad_(False), tokenizer
 
 
-def _way(values: argparse.Namespace) -> tuple[PoolingName, bool]:
-    """Pooling and normalisation: as given; else as noted; else OpenMatch's own defaults."""
-    name = values.model_name_or_path
+def way_of(name: str, pooling: PoolingName | None, normalize: bool) -> tuple[PoolingName, bool]:
+    """Pooling and normalisation: as given; else as noted; else OpenMatch's own defaults.
+
+    Args:
+        name: of the retriever: folder or hub name.
+        pooling: what was asked for; None for nothing.
+        normalize: likewise; False for nothing.
+    """
     if find_source(name).noted is not None:
-        return values.pooling or DEFAULT_POOLING, values.normalize
-    pooling, normalize = read_sentence_way(Path(name)) or ("first", False)
-    return values.pooling or pooling, values.normalize or normalize
+        return pooling or DEFAULT_POOLING, normalize
+    noted_pooling, noted_normalize = read_sentence_way(Path(name)) or ("first", False)
+    return pooling or noted_pooling, normalize or noted_normalize
