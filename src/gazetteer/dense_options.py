@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gazetteer.flags import flag, flags_of
+from gazetteer.paths import path_kind
 from gazetteer.task_names import DENSE
 
 if TYPE_CHECKING:
@@ -40,6 +42,15 @@ class DenseOptions:
     )
     positive_passage_no_shuffle: bool = flag(False, "always a line's first positive (new)")
     negative_passage_no_shuffle: bool = flag(False, "always a line's first negatives (new)")
+    dev_queries: str | None = flag(
+        None, "judged queries to search for at --eval_freq: a file, or a folder of BEIR (new)"
+    )
+    dev_qrels: str | None = flag(
+        None, "their judgements; none = dev.tsv or test.tsv of the folder (new)"
+    )
+    dev_passages: int = flag(
+        0, "search so many passages beside the judged ones, drawn at random; 0 = all (new)"
+    )
     num_train_epochs: float | None = flag(
         None, "train so many epochs, instead of --total_steps (new)"
     )
@@ -58,7 +69,13 @@ def dense_rules(options: Options, program: str) -> Iterator[str]:
     """What cannot be asked of a dense run, or of another one."""
     dense, task = options.dense, options.task.task
     if task != DENSE:
-        for name in ("num_train_epochs", "warmup_ratio", "logging_dir", "export_path"):
+        for name in (
+            "dev_queries",
+            "num_train_epochs",
+            "warmup_ratio",
+            "logging_dir",
+            "export_path",
+        ):
             if getattr(dense, name) is not None:
                 yield f"--{name} ({getattr(dense, name)}) must come with --task {DENSE}"
         return
@@ -67,6 +84,7 @@ def dense_rules(options: Options, program: str) -> Iterator[str]:
     for name in ("closed_book", "use_file_passages"):
         if getattr(options.data, name):
             yield f"--{name} must not come with --task {DENSE}, which has nothing to read"
+    yield from _dev_rules(options)
     if options.index.refresh_mode == "dedicated":
         yield f"--refresh_mode (dedicated) must not come with --task {DENSE}"
     if dense.dense_loss != "infonce" and dense.train_n_passages < 2:
@@ -74,11 +92,45 @@ def dense_rules(options: Options, program: str) -> Iterator[str]:
         yield f"--train_n_passages ({dense.train_n_passages}) must {rule}"
 
 
+def _dev_rules(options: Options) -> Iterator[str]:
+    queries, qrels = options.dense.dev_queries, options.dense.dev_qrels
+    if queries is None:
+        if qrels is not None:
+            yield f"--dev_qrels ({qrels}) must come with --dev_queries"
+        return
+    kind = path_kind(queries)
+    if kind == "nothing":
+        yield f"--dev_queries ({queries}) must be an existing file, or a folder of BEIR"
+        return
+    for path in dev_files(options.dense) if kind == "folder" else (qrels,):
+        if path is None:
+            yield f"--dev_queries ({queries}) must come with --dev_qrels, or be a folder of BEIR"
+        elif path_kind(str(path)) != "file":
+            yield f"--dev_queries ({queries}): found no {path} (--dev_qrels)"
+    if kind == "file" and not options.data.passages:
+        yield f"--dev_queries ({queries}) must come with --passages, or be a folder of BEIR"
+
+
+def dev_files(dense: DenseOptions) -> tuple[Path, Path]:
+    """Queries and judgements of `--dev_queries`."""
+    assert dense.dev_queries is not None
+    path, qrels = Path(dense.dev_queries), dense.dev_qrels
+    if path_kind(str(path)) != "folder":
+        return path, Path(qrels or "")
+    split = "dev" if path_kind(str(path / "qrels" / "dev.tsv")) == "file" else "test"
+    return path / "queries.jsonl", Path(qrels) if qrels else path / "qrels" / f"{split}.tsv"
+
+
 def dense_overrides(options: Options) -> tuple[str, dict[str, Any]]:
     """What `--task dense` implies."""
+    dense = options.dense
     if options.task.task != DENSE:
         return DENSE, {}
-    return f"task {DENSE}", {"train_retriever": True, "text_maxlength": options.dense.p_max_len}
+    implied = {"train_retriever": True, "text_maxlength": dense.p_max_len}
+    queries = dense.dev_queries
+    if queries is not None and not options.data.passages and path_kind(queries) == "folder":
+        implied["passages"] = [str(Path(queries) / "corpus.jsonl")]
+    return f"task {DENSE}", implied
 
 
 def dense_remarks(options: Options) -> Iterator[str]:

@@ -104,6 +104,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "gc_p_chunk_size": _COUNT,
     "q_max_len": Bounds(least=3),
     "p_max_len": Bounds(least=3),
+    "dev_passages": _NOT_NEGATIVE,
     "num_train_epochs": _POSITIVE,
     "warmup_ratio": _SHARE,
 }

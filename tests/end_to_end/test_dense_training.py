@@ -40,6 +40,33 @@ def test_it_learns_and_the_validation_loss_falls(world: Path) -> None:
     assert logged(world, "learns")[60]["lr_retriever"] > 0
 
 
+def test_training_finds_more_of_what_is_judged(world: Path) -> None:
+    settings = {"total_steps": 60, "eval_freq": 30, "shuffle": True, "dense_temperature": 0.5}
+    run_dense(world, name="dev", dev_queries=world / "collection", **settings)
+    before = {"lr_retriever": 0, "total_steps": 1, "eval_freq": 1}
+    run_dense(world, name="before", dev_queries=world / "collection", **before)
+    found = logged(world, "dev", "eval")[60]
+    first = logged(world, "before", "eval")[1]
+    assert found["collection/nDCG@10"] > first["collection/nDCG@10"] + 0.1
+    assert {"collection/MRR@10", "collection/R@20", "collection/R@100"} < found.keys()
+
+
+def test_dev_queries_are_searched_in_given_passages_too(world: Path) -> None:
+    folder = world / "collection"
+    flags = {
+        "dev_queries": folder / "queries.jsonl",
+        "dev_qrels": folder / "qrels/dev.tsv",
+        "passages": folder / "corpus.jsonl",
+        "lr_retriever": 0,
+        "total_steps": 1,
+        "eval_freq": 1,
+    }
+    run_dense(world, name="files", **flags)
+    run_dense(world, name="sample", dev_passages=5, **flags)
+    whole, few = (logged(world, name, "eval")[1] for name in ("files", "sample"))
+    assert few["queries.jsonl/nDCG@10"] > whole["queries.jsonl/nDCG@10"]
+
+
 @pytest.mark.parametrize("flags", [{}, {"grad_cache": True, "accumulation_steps": 2}])
 def test_a_run_that_was_killed_in_an_epoch_goes_on_bit_for_bit(
     world: Path, monkeypatch: pytest.MonkeyPatch, flags: dict
@@ -192,6 +219,9 @@ def test_flags_the_model_has_no_room_for_are_refused(
         ({"task": "qa", "num_train_epochs": 2}, "--num_train_epochs .2.0. must come with --task"),
         ({"dense_loss": "kl", "train_n_passages": 1}, "--train_n_passages .1. must be at least 2"),
         ({"matryoshka_dims": [0]}, "--matryoshka_dims .0. must be at least 1"),
+        ({"dev_queries": "no/such"}, "--dev_queries .no/such. must be an existing file, or a fol"),
+        ({"dev_queries": __file__}, "must come with --dev_qrels, or be a folder of BEIR"),
+        ({"dev_qrels": __file__}, "--dev_qrels .*. must come with --dev_queries"),
         ({"refresh_mode": "dedicated"}, "--refresh_mode .dedicated. must not come with"),
     ],
 )

@@ -26,7 +26,8 @@ NEW = {
     "train_n_passages", "dense_loss", "dense_temperature", "teacher_temperature",
     "matryoshka_dims", "negatives_x_device", "grad_cache", "gc_q_chunk_size", "gc_p_chunk_size",
     "q_max_len", "p_max_len", "query_template", "doc_template", "positive_passage_no_shuffle",
-    "negative_passage_no_shuffle", "num_train_epochs", "warmup_ratio", "logging_dir", "export_path",
+    "negative_passage_no_shuffle", "num_train_epochs", "dev_queries",
+    "dev_qrels", "dev_passages", "warmup_ratio", "logging_dir", "export_path",
 }  # fmt: skip
 
 

@@ -41,11 +41,31 @@ def _passage(name: str, topic: str, generator: random.Random, score: float) -> d
     return {"id": name, "title": topic, "text": " ".join([*words, topic]), "score": score}
 
 
+def write_dev_collection(folder: Path, *, queries: int = 12) -> Path:
+    """A folder of BEIR: the positives of some lines answer them, among the negatives of all."""
+    lines = training_lines(queries, seed=2)
+    passages = [p for line in lines for p in (*line["positives"], *line["negatives"])]
+    (folder / "qrels").mkdir(parents=True)
+    write_jsonl(
+        folder / "corpus.jsonl",
+        [{"_id": p["id"], "title": p["title"], "text": p["text"]} for p in passages],
+    )
+    write_jsonl(
+        folder / "queries.jsonl",
+        [{"_id": line["query_id"], "text": line["query"]} for line in lines],
+    )
+    judged = [f"{line['query_id']}\t{line['positives'][0]['id']}\t1\n" for line in lines]
+    text = "query-id\tcorpus-id\tscore\n" + "".join(judged)
+    (folder / "qrels" / "dev.tsv").write_text(text)
+    return folder
+
+
 def make_dense_world(folder: Path, *, train: int = 20, dev: int = 5) -> Path:
     """A model and lines for a run; returns the folder."""
     save_tiny_retriever(folder / "retriever")
     write_jsonl(folder / "train.jsonl", training_lines(train))
     write_jsonl(folder / "dev.jsonl", training_lines(dev, seed=1))
+    write_dev_collection(folder / "collection")
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -54,7 +55,20 @@ class ValidationLoss:
         return stats.averages()
 
 
-def report_all(losses: Sequence[ValidationLoss], step: int, reporter: Reporter) -> None:
+class Measurement(Protocol):
+    """Something to measure."""
+
+    @property
+    def name(self) -> str:
+        """As logged."""
+        ...
+
+    def measure(self) -> dict[str, float]:
+        """Numbers by name, the same on every rank. Collective: every rank must call this."""
+        ...
+
+
+def report_all(measurements: Sequence[Measurement], step: int, reporter: Reporter) -> None:
     """Measure each and report it. Collective: every rank must call this."""
-    for loss in losses:
-        reporter.evaluation(step, loss.name, loss.measure(), {})
+    for each in measurements:
+        reporter.evaluation(step, each.name, each.measure(), {})

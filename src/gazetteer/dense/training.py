@@ -16,17 +16,25 @@ from gazetteer.build_search import build_passage_tokens, retriever_max_tokens, r
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.marked_templates import MarkedTemplate
 from gazetteer.data.passages import PassageStore
+from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
 from gazetteer.data_files import open_corpus, shows_progress
 from gazetteer.dense.batches import DenseBatches
-from gazetteer.dense.evaluation import ValidationLoss, report_all
+from gazetteer.dense.dev_retrieval import DevCollection, DevRetrieval
+from gazetteer.dense.evaluation import Measurement, ValidationLoss, report_all
 from gazetteer.dense.grad_cache import ChunkSizes
 from gazetteer.dense.line_files import LineTexts, cached_lines
 from gazetteer.dense.line_store import LineStore
 from gazetteer.dense.picking import Picker
 from gazetteer.dense.step import DenseLesson, DenseStep
 from gazetteer.dense.towers import Towers
-from gazetteer.distributed.agreement import build_main_first, main_first, raise_together
+from gazetteer.dense_options import dev_files
+from gazetteer.distributed.agreement import (
+    build_alike,
+    build_main_first,
+    main_first,
+    raise_together,
+)
 from gazetteer.distributed.replicas import replicate, unwrapped
 from gazetteer.errors import DataError, GazetteerError, OptionError
 from gazetteer.options import Options
@@ -49,11 +57,13 @@ class DenseData:
         train: lines of `--train_data`.
         evaluations: name and lines of each file of `--eval_data`.
         corpus: tokens of `--passages`; None without.
+        dev: what `--dev_queries` are searched in; None without.
     """
 
     train: LineStore
     evaluations: tuple[tuple[str, LineStore], ...]
     corpus: PassageTokens | None
+    dev: DevCollection | None
 
 
 def train(options: Options, ranks: Ranks) -> int:
@@ -110,7 +120,21 @@ def open_data(options: Options, ranks: Ranks, models: build.Models) -> DenseData
     named = [("--train_data", train), *(("--eval_data", lines) for _, lines in evaluations)]
     problem = next(filter(None, (_unusable(options, lines, flag) for flag, lines in named)), None)
     raise_together(problem or _unfit(options, retriever, tokenizer), ranks)
-    return DenseData(train, evaluations, corpus)
+    return DenseData(train, evaluations, corpus, _dev_collection(options, ranks, store))
+
+
+def _dev_collection(
+    options: Options, ranks: Ranks, corpus: PassageStore | None
+) -> DevCollection | None:
+    dense, seed = options.dense, options.experiment.seed
+    if dense.dev_queries is None:
+        return None
+    assert corpus is not None, "option rules require --passages"
+    queries, qrels = dev_files(dense)
+    return build_alike(
+        lambda: DevCollection.open(queries, qrels, corpus, sample=dense.dev_passages, seed=seed),
+        ranks,
+    )
 
 
 def _lines(
@@ -183,7 +207,7 @@ def build_training(
         SpecialTokens.of(tokenizer),
         {RETRIEVER: options.optimisation.lr_retriever},
     )
-    losses = tuple(
+    measurements: list[Measurement] = [
         ValidationLoss(
             name=name,
             batches=build_batches(options, lines, data.corpus, special, is_training=False),
@@ -192,7 +216,9 @@ def build_training(
             ranks=ranks,
         )
         for name, lines in data.evaluations
-    )
+    ]
+    if data.dev is not None:
+        measurements.append(_dev_retrieval(options, ranks, data, retriever, tokenizer))
     export = options.dense.export_path
     run = TrainingRun(
         options=options,
@@ -204,7 +230,7 @@ def build_training(
         retrieving=None,
         refreshes=(),
         batches=build_batches(options, data.train, data.corpus, special, is_training=True),
-        evaluate=partial(report_all, losses),
+        evaluate=partial(report_all, measurements),
         state=train_state(options, {RETRIEVER: retriever}, peak_rates),
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
@@ -215,6 +241,21 @@ def build_training(
     return replace(
         run, plan=dense_plan(options, ranks, data.train.count, done.micro_batches, done.examples)
     )
+
+
+def _dev_retrieval(
+    options: Options,
+    ranks: Ranks,
+    data: DenseData,
+    retriever: DualEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+) -> DevRetrieval:
+    assert data.dev is not None and data.corpus is not None and options.dense.dev_queries
+    template = MarkedTemplate.parse_marked(options.dense.query_template)
+    texts = [template.fill({"id": query.id, "text": query.text}) for query in data.dev.queries]
+    encode = QueryTokenizer(tokenizer, max_tokens=options.dense.q_max_len).encode
+    name = Path(options.dense.dev_queries).resolve().name
+    return DevRetrieval(name, data.dev, encode(texts), data.corpus, retriever, ranks)
 
 
 def build_lesson(options: Options, retriever: DualEncoder) -> DenseLesson:
