@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from data_files import exit_code
 from training_lines import parser_of, run
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = parser_of("build_train.py", (__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--negative_file",
@@ -19,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="query id, tab, document ids with commas between them",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    options = build_parser().parse_args(arguments)
     return exit_code("build_train", lambda: run(options, "negatives", options.negative_file))
 
 

@@ -142,8 +142,8 @@ def _prepare(options: argparse.Namespace) -> None:
         write_negatives(options.triples, options.output_dir / "train.negatives.tsv")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
+def build_parser() -> argparse.ArgumentParser:
+    """The program's flags."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
@@ -152,7 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--triples", type=Path, help="qidpidtriples.train.full.2.tsv, or .tsv.gz")
     parser.add_argument("--output_dir", type=Path, required=True, help="for the files written")
     parser.add_argument("--no_progress", action="store_true", help="draw no bars")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    options = build_parser().parse_args(arguments)
     return exit_code("prepare_msmarco", lambda: _prepare(options))
 
 

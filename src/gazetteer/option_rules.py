@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
+from gazetteer.mining_options import mining_rules
 from gazetteer.option_bounds import BOUNDS
 from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
@@ -275,6 +276,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     _dedicated_rules,
     lambda options, _: tower_rules(options),
     dense_rules,
+    mining_rules,
     _file_rules,
     _results_rules,
     _folder_rules,

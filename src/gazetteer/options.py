@@ -27,6 +27,7 @@ from gazetteer.flags import (
     flat_values,
     groups_of,
 )
+from gazetteer.mining_options import MiningOptions
 from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
 from gazetteer.paths import default_cache_folder, path_kind
@@ -274,6 +275,7 @@ class Options:
     retriever: RetrieverOptions = field(default_factory=RetrieverOptions)
     towers: TowerOptions = field(default_factory=TowerOptions)
     dense: DenseOptions = field(default_factory=DenseOptions)
+    mining: MiningOptions = field(default_factory=MiningOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -28,6 +28,7 @@ NEW = {
     "q_max_len", "p_max_len", "query_template", "doc_template", "positive_passage_no_shuffle",
     "negative_passage_no_shuffle", "num_train_epochs", "dev_queries",
     "dev_qrels", "dev_passages", "warmup_ratio", "logging_dir", "export_path",
+    "mine_negatives", "mine_depth", "mine_margin", "mine_new_texts", "mine_memory",
 }  # fmt: skip
 
 

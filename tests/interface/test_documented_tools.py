@@ -43,7 +43,8 @@ def tools(text: str) -> list[tuple[str, list[str] | None]]:
     """(program, words after it) of each call; None for words in the middle of a sentence."""
     found: list[tuple[str, list[str] | None]] = []
     for match in TOOL.finditer(text.replace("\\\n", " ")):
-        words = match["words"].split(">")[0].replace('"$@"', "").replace("...", "")
+        # Up to a redirection; templates have angle brackets, too.
+        words = re.split(r"\s>", match["words"])[0].replace('"$@"', "").replace("...", "")
         # Stand-ins for what the shell would put there: numbers, and else names of files.
         words = re.sub(r'"?\$\{?(NODES|WORKERS|STEPS)\}?"?', "7", words)
         words = re.sub(r"\$\([^()]*\)|\$\{?\w+\}?(?:/[\w.-]+)*", "some/name", words)

@@ -89,6 +89,7 @@ BELOW = {
     "scheduler_steps": 0, "accumulation_steps": 0, "lr": -1e-9, "lr_retriever": -1e-9,
     "dropout": -0.1, "clip": 0.0, "weight_decay": -0.1, "epsilon": 0.0, "beta2": -0.1,
     "max_nonfinite_steps": 0, "train_n_passages": 0, "dense_temperature": 0.0,
+    "mine_negatives": -1, "mine_depth": 0, "mine_margin": -0.1, "mine_memory": -0.1,
     "teacher_temperature": 0.0, "gc_q_chunk_size": 0, "gc_p_chunk_size": 0, "q_max_len": 2,
     "p_max_len": 2, "num_train_epochs": 0.0, "warmup_ratio": -0.1, "dev_passages": -1,
     "matryoshka_dims": [0],
@@ -96,6 +97,7 @@ BELOW = {
 ABOVE = {
     "main_port": 65536, "seed": 2**32, "mlm_noise_density": 1.0, "min_lm_context_ratio": 1.1,
     "max_lm_context_ratio": 1.1, "multiple_choice_num_options": 27, "dropout": 1.0, "beta2": 1.0,
+    "mine_margin": 1.0, "mine_memory": 1.1,
 }  # fmt: skip
 EDGE = {
     "local_rank": -1, "main_port": 65535, "max_passages": -1, "target_maxlength": -1,

@@ -12,7 +12,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer import build
-from gazetteer.build_search import build_passage_tokens, retriever_max_tokens, retriever_template
+from gazetteer.build_search import (
+    build_passage_tokens,
+    retriever_max_tokens,
+    retriever_template,
+)
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.marked_templates import MarkedTemplate
 from gazetteer.data.passages import PassageStore
@@ -20,6 +24,7 @@ from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
 from gazetteer.data_files import open_corpus, shows_progress
 from gazetteer.dense.batches import DenseBatches
+from gazetteer.dense.build_mining import build_mining
 from gazetteer.dense.dev_retrieval import DevCollection, DevRetrieval
 from gazetteer.dense.evaluation import Measurement, ValidationLoss, report_all
 from gazetteer.dense.grad_cache import ChunkSizes
@@ -39,6 +44,7 @@ from gazetteer.distributed.replicas import replicate, unwrapped
 from gazetteer.errors import DataError, GazetteerError, OptionError
 from gazetteer.options import Options
 from gazetteer.records import Ranks
+from gazetteer.refresh_schedule import parse_refresh_schedule
 from gazetteer.reporting import start_experiment, start_log
 from gazetteer.retriever import DualEncoder, save_retriever
 from gazetteer.training.loop import carry_out
@@ -56,12 +62,14 @@ class DenseData:
     Attributes:
         train: lines of `--train_data`.
         evaluations: name and lines of each file of `--eval_data`.
-        corpus: tokens of `--passages`; None without.
+        passages: of `--passages`; None without.
+        corpus: their tokens.
         dev: what `--dev_queries` are searched in; None without.
     """
 
     train: LineStore
     evaluations: tuple[tuple[str, LineStore], ...]
+    passages: PassageStore | None
     corpus: PassageTokens | None
     dev: DevCollection | None
 
@@ -99,7 +107,8 @@ def open_data(options: Options, ranks: Ranks, models: build.Models) -> DenseData
         GazetteerError: a bad line, or one that the flags cannot use; the same on every rank.
     """
     retriever, tokenizer = _retriever_of(models)
-    store = open_corpus(options, ranks) if options.data.passages else None
+    has_passages = bool(options.data.passages or options.mining.mine_negatives)
+    store = open_corpus(options, ranks) if has_passages else None
     limit = retriever_max_tokens(options)
     corpus = None
     if store is not None:
@@ -120,7 +129,7 @@ def open_data(options: Options, ranks: Ranks, models: build.Models) -> DenseData
     named = [("--train_data", train), *(("--eval_data", lines) for _, lines in evaluations)]
     problem = next(filter(None, (_unusable(options, lines, flag) for flag, lines in named)), None)
     raise_together(problem or _unfit(options, retriever, tokenizer), ranks)
-    return DenseData(train, evaluations, corpus, _dev_collection(options, ranks, store))
+    return DenseData(train, evaluations, store, corpus, _dev_collection(options, ranks, store))
 
 
 def _dev_collection(
@@ -162,7 +171,8 @@ def _unusable(options: Options, lines: LineStore, flag: str) -> GazetteerError |
     """What these lines lack."""
     dense = options.dense
     number = lines.first_line_with_fewer(min(dense.train_n_passages - 1, 1))
-    if number is not None:
+    is_mined = options.mining.mine_negatives > 0 and flag == "--train_data"
+    if number is not None and not is_mined:
         return DataError(
             f"{flag}: example {number + 1} has no negatives; with --train_n_passages "
             f"({dense.train_n_passages}) above 1 each example needs one"
@@ -219,6 +229,8 @@ def build_training(
     ]
     if data.dev is not None:
         measurements.append(_dev_retrieval(options, ranks, data, retriever, tokenizer))
+    batches = build_batches(options, data.train, data.corpus, special, is_training=True)
+    retrieving, miner = build_mining(options, ranks, models, data.passages, batches)
     export = options.dense.export_path
     run = TrainingRun(
         options=options,
@@ -227,14 +239,15 @@ def build_training(
         plan=dense_plan(options, ranks, data.train.count),
         models=models,
         step=DenseStep(towers, lesson, build_chunks(options)),
-        retrieving=None,
-        refreshes=(),
-        batches=build_batches(options, data.train, data.corpus, special, is_training=True),
+        retrieving=retrieving,
+        refreshes=parse_refresh_schedule(options.index.refresh_index) if retrieving else (),
+        batches=batches,
         evaluate=partial(report_all, measurements),
         state=train_state(options, {RETRIEVER: retriever}, peak_rates),
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
         export=partial(link_checkpoint, Path(export)) if export else None,
+        miner=miner,
     )
     start(run, beginning)
     done = run.state.position

@@ -76,8 +76,13 @@ def below_positive(
     """
     if positive_score is None:
         return [True] * len(candidates)
-    limit = positive_score - margin * abs(positive_score)
+    limit = highest_allowed(positive_score, margin)
     return [candidate.score is None or candidate.score <= limit for candidate in candidates]
+
+
+def highest_allowed(positive_score: float, margin: float) -> float:
+    """The highest score of a negative that `below_positive` keeps."""
+    return positive_score - margin * abs(positive_score)
 
 
 def of_new_text(candidates: Sequence[Candidate], known: Collection[str]) -> list[bool]:

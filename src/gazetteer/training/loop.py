@@ -124,8 +124,12 @@ def _tend_index(run: TrainingRun, clock: Stopwatch) -> None:
     if run.retrieving is not None:
         with clock.time("runtime/indexing"):
             is_due = run.refresh_is_due(micro_batch) or run.state.position.index_is_stale
-            is_owed = run.retrieving.keeper.tend(micro_batch, is_due=bool(is_due))
+            keeper = run.retrieving.keeper
+            served = keeper.step
+            is_owed = keeper.tend(micro_batch, is_due=bool(is_due))
             run.state.position.index_is_stale = int(is_owed)
+            if run.miner is not None and keeper.step != served:
+                run.miner.mine(micro_batch)
 
 
 def _measure_staleness(run: TrainingRun) -> dict[str, float]:

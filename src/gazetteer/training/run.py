@@ -18,7 +18,7 @@ from gazetteer.convert.atlas_checkpoint import ATLAS_FILE
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw
 from gazetteer.data_files import RunData
-from gazetteer.distributed.agreement import main_first
+from gazetteer.distributed.agreement import build_alike, main_first
 from gazetteer.distributed.replicas import replicate
 from gazetteer.errors import OptionError
 from gazetteer.evaluation.run import build_evaluation, evaluate_all
@@ -81,6 +81,22 @@ class BatchSource(Protocol):
         ...
 
 
+class Miner(Protocol):
+    """Finds training data in the index; what it found is part of a run's state."""
+
+    def mine(self, step: int) -> None:
+        """Search the index as it is now. Collective: every rank must call this."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what is in use into a checkpoint. On one rank."""
+        ...
+
+    def load(self, folder: Path) -> bool:
+        """Use what a checkpoint holds; False where there is nothing. Not a collective."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """The objects of a run. What changes is in `state` and in the weights.
@@ -100,6 +116,7 @@ class TrainingRun:
         peak_rates: learning rates of its optimisers, by the same names.
         checkpoints: where it is saved.
         export: told each new checkpoint, on the main rank alone; None for nothing.
+        miner: called with every new version of the index; None where nothing is mined.
     """
 
     options: Options
@@ -116,6 +133,7 @@ class TrainingRun:
     peak_rates: Mapping[str, float]
     checkpoints: CheckpointFolder
     export: Callable[[Path], None] | None = None
+    miner: Miner | None = None
 
     def trains_retriever(self, micro_batch: int) -> bool:
         """Whether the retriever learns from the micro-batch of this (0-based) number."""
@@ -154,6 +172,8 @@ class TrainingRun:
         if self.ranks.is_main:
             save_options(self.options, folder / OPTIONS_FILE)
             save_models(self.models, folder)
+            if self.miner is not None:
+                self.miner.save(folder)
 
     def _note_index(self) -> IndexEncoders:
         """Put what the index is into the position, and say which weights made it."""
@@ -285,6 +305,8 @@ def start(run: TrainingRun, beginning: Beginning) -> None:
     if checkpoint is None:
         if keeper is not None:
             keeper.fill()
+        if run.miner is not None:
+            run.miner.mine(0)
         return
     encoders, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
     position = run.state.position
@@ -295,6 +317,7 @@ def start(run: TrainingRun, beginning: Beginning) -> None:
         logger.info("--total_steps %d is reached already: nothing to do", run.plan.total)
     elif keeper is not None:
         _restore_index(keeper, position, encoders)
+        _restore_mined(run, checkpoint)
     for note in beginning.notes:
         logger.warning("%s", note)
 
@@ -306,6 +329,13 @@ def _restore_index(keeper: IndexKeeper, position: Position, encoders: IndexEncod
         keeper.restore_in_progress(
             position.next_index_step, position.slices, position.slices_done, encoders.next
         )
+
+
+def _restore_mined(run: TrainingRun, checkpoint: Path) -> None:
+    """Go on with what was mined; mine now if nothing was, since the flag is new to the run."""
+    miner = run.miner
+    if miner is not None and not build_alike(lambda: miner.load(checkpoint), run.ranks):
+        miner.mine(run.state.position.micro_batches)
 
 
 def _changed_options(options: Options, checkpoint: Path) -> list[str]:
