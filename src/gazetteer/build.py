@@ -18,7 +18,6 @@ from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_m
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
 from gazetteer.convert.description import describe_atlas
 from gazetteer.convert.weights import reader_fill, reader_name, retriever_fills
-from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
@@ -39,7 +38,7 @@ from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval
 from gazetteer.task_names import DENSE
 from gazetteer.tasks import TASKS
 from gazetteer.tasks.base import Task
-from gazetteer.tasks.batches import BatchBuilder
+from gazetteer.tasks.batches import BatchBuilder, Lines
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +281,7 @@ def build_batches(
     options: Options,
     ranks: Ranks,
     models: Models,
-    files: ExampleFiles,
+    files: Lines,
     task: Task,
     *,
     is_training: bool,

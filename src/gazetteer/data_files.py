@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gazetteer.collection_options import qrels_path, queries_path, searches_collections
 from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.templates import PassageTemplate
-from gazetteer.distributed.agreement import build_main_first, raise_together
+from gazetteer.distributed.agreement import build_alike, build_main_first, raise_together
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
+from gazetteer.ir.judged_queries import JudgedQueries
+from gazetteer.ir.measures import COLLECTION_MEASURES, Measure, parse_measures
 from gazetteer.options import Options
 from gazetteer.records import Ranks
-from gazetteer.tasks import TASKS
+from gazetteer.tasks import TASKS, collection
 from gazetteer.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ class RunData:
         task: what a line of data means.
         train: the lines of `--train_data`; None where nothing is trained.
         evaluations: the lines of each file of `--eval_data`.
+        collections: instead of these, the test collections of `--eval_data`.
         corpus: the passages searched; None where nothing is searched.
     """
 
@@ -40,6 +44,7 @@ class RunData:
     train: ExampleFiles | None
     evaluations: tuple[ExampleFiles, ...]
     corpus: PassageStore | None
+    collections: tuple[JudgedQueries, ...] = ()
 
 
 def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
@@ -51,15 +56,18 @@ def open_data(options: Options, ranks: Ranks, *, is_training: bool) -> RunData:
         DataError: a bad line, the same error on every rank.
         OptionError: a format names a field that passages do not have; likewise.
     """
-    data = options.data
+    data, has_collections = options.data, searches_collections(options)
     opened = RunData(
         task=build_task(options),
         train=build_examples(options, ranks, data.train_data, "--train_data")
         if is_training
         else None,
-        evaluations=tuple(
+        evaluations=()
+        if has_collections
+        else tuple(
             build_examples(options, ranks, [path], "--eval_data") for path in data.eval_data
         ),
+        collections=build_collections(options, ranks) if has_collections else (),
         corpus=None if data.use_file_passages else open_corpus(options, ranks),
     )
     problem = next(_format_problems(options, opened), None)
@@ -90,6 +98,8 @@ def _format_problems(options: Options, data: RunData) -> Iterator[str]:
 
 def build_task(options: Options) -> Task:
     """The task, with the flags it listens to."""
+    if searches_collections(options):
+        return collection.Task()
     name = options.task.task
     assert name is not None, "option rules require a task"
     kind, values = TASKS[name], flat_values(options)
@@ -125,6 +135,35 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
     if ranks.is_main and files.left_out:
         logger.info("%s: %d lines left out: %s", flag, files.left_out, task.left_out_reason)
     return files
+
+
+def build_collections(options: Options, ranks: Ranks) -> tuple[JudgedQueries, ...]:
+    """Queries and judgements of every test collection.
+
+    Collective: every rank must call this.
+
+    Raises:
+        DataError: a bad line, the same error on every rank.
+        OptionError: there is no such measure, likewise.
+    """
+
+    def build() -> tuple[JudgedQueries, ...]:
+        build_measures(options)
+        return tuple(
+            JudgedQueries.open(Path(path), queries_path(path), qrels_path(options, path))
+            for path in options.data.eval_data
+        )
+
+    return build_alike(build, ranks)
+
+
+def build_measures(options: Options) -> list[Measure]:
+    """What test collections are measured with.
+
+    Raises:
+        OptionError: there is no such measure.
+    """
+    return parse_measures(options.collections.measures or COLLECTION_MEASURES, flag="--measures")
 
 
 def open_corpus(options: Options, ranks: Ranks) -> PassageStore:

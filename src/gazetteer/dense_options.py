@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gazetteer.collection_options import searches_collections
 from gazetteer.flags import flag, flags_of
 from gazetteer.paths import path_kind
 from gazetteer.task_names import DENSE
@@ -79,7 +80,7 @@ def dense_rules(options: Options, program: str) -> Iterator[str]:
             if getattr(dense, name) is not None:
                 yield f"--{name} ({getattr(dense, name)}) must come with --task {DENSE}"
         return
-    if program != "train":
+    if program != "train" and not searches_collections(options):
         yield f"--task ({task}) must be that of train.py; evaluate.py --retrieve_only judges it"
     for name in ("closed_book", "use_file_passages"):
         if getattr(options.data, name):

@@ -19,12 +19,13 @@ from transformers import AutoConfig, T5ForConditionalGeneration
 
 from gazetteer import build
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
+from gazetteer.collection_options import searches_collections
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint
 from gazetteer.convert.weights import reader_name, require_fit
 from gazetteer.data.corpus import CorpusSize, cached_folder, estimate_passages
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PASSAGES_FOLDER, stated_facts
-from gazetteer.data_files import build_task
+from gazetteer.data_files import build_collections, build_task
 from gazetteer.errors import CheckpointError, GazetteerError, IndexFileError, LaunchError
 from gazetteer.index import read_manifest, shard_range
 from gazetteer.index.codec import Codec, plan_codec
@@ -98,6 +99,9 @@ def _check_port(options: Options, ranks: Ranks) -> None:
 
 
 def _count_examples(options: Options, paths: list[str], flag: str) -> int:
+    if flag == "--eval_data" and searches_collections(options):
+        opened = build_collections(options, Ranks())
+        return sum(collection.count for collection in opened)
     files = [Path(path) for path in paths]
     if options.task.task == DENSE:
         return sum(1 for path in files for _ in read_training_lines(path, flag=flag))

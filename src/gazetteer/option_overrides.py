@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gazetteer.collection_options import collection_changes, collection_remarks
 from gazetteer.dense_options import dense_overrides, dense_remarks
 from gazetteer.flags import all_flags, flat_values, with_values
 from gazetteer.mining_options import mining_remarks
@@ -80,7 +81,14 @@ def _file_passages(options: Options) -> tuple[str, dict[str, Any]]:
     return "use_file_passages", implied if options.data.use_file_passages else {}
 
 
-_OVERRIDES = (_full_names, _file_lists, _closed_book, _file_passages, dense_overrides)
+_OVERRIDES = (
+    _full_names,
+    _file_lists,
+    _closed_book,
+    _file_passages,
+    collection_changes,
+    dense_overrides,
+)
 
 
 def _remarks(options: Options) -> Iterator[str]:
@@ -106,6 +114,7 @@ def _remarks(options: Options) -> Iterator[str]:
     if is_set and index.refresh_mode != "dedicated":
         yield f"refresh_workers {workers}: no effect without --refresh_mode dedicated"
     yield from _faiss_remarks(options)
+    yield from collection_remarks(options)
 
 
 def _faiss_remarks(options: Options) -> Iterator[str]:

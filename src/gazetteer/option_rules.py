@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gazetteer.collection_options import (
+    brings_passages,
+    collection_rules,
+    searches_collections,
+)
 from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
@@ -102,7 +107,7 @@ def _order_rules(options: Options, program: Program) -> Iterator[str]:
 
 def _task_rules(options: Options, _: Program) -> Iterator[str]:
     task = options.task.task
-    if task is None:
+    if task is None and not searches_collections(options):
         yield f"--task is required: {' or '.join(CHOICES)}"
     if options.task.rank_candidates and task not in CLOSED_TASKS:
         yield f"--rank_candidates must come with --task {' or '.join(CLOSED_TASKS)}"
@@ -121,8 +126,8 @@ def _source_rules(options: Options, program: Program) -> Iterator[str]:
         yield "--train_data is required: jsonl files to train on"
     if program == "evaluate" and not data.eval_data:
         yield "--eval_data is required: jsonl files to evaluate on"
-    needs_passages = _retrieves(options) and options.task.task != DENSE
-    if needs_passages and not data.passages and options.index.load_index_path is None:
+    has_passages = data.passages or options.index.load_index_path or brings_passages(options)
+    if _retrieves(options) and options.task.task != DENSE and not has_passages:
         yield (
             "--passages or --load_index_path is required: what to retrieve from"
             " (neither is with --use_file_passages or --closed_book)"
@@ -163,7 +168,8 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
             if getattr(options.data, name):
                 yield f"--retrieve_only must not be given with --{name}, which retrieves nothing"
         task, has_model = options.task.task, options.experiment.model_path != "none"
-        if task in TOKENIZING_TASKS and reader is None and not has_model:
+        tokenizes = task in TOKENIZING_TASKS and not searches_collections(options)
+        if tokenizes and reader is None and not has_model:
             yield f"--reader_model_type is required with --task {task}, which uses its tokenizer"
     elif options.task.task == DENSE:
         return
@@ -222,7 +228,8 @@ def _file_rules(options: Options, program: Program) -> Iterator[str]:
         lists["passages"] = data.passages or []
     for name, values in lists.items():
         for path in listed_files(values):
-            if path_kind(path) != "file":
+            is_collection = name == "eval_data" and searches_collections(options)
+            if path_kind(path) != "file" and not (is_collection and path_kind(path) == "folder"):
                 yield _must(name, path, "be an existing file")
             elif not os.access(path, os.R_OK):
                 yield _must(name, path, "be a file this user can read")
@@ -277,6 +284,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     lambda options, _: tower_rules(options),
     dense_rules,
     mining_rules,
+    lambda options, program: collection_rules(options, is_training=program == "train"),
     _file_rules,
     _results_rules,
     _folder_rules,

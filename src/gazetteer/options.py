@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gazetteer.collection_options import CollectionOptions
 from gazetteer.config_file import read_config
 from gazetteer.dense_options import DenseOptions
 from gazetteer.errors import OptionError
@@ -74,7 +75,9 @@ class DataOptions:
     """Data: what is read, and what is written about it."""
 
     train_data: list[str] = flag([], "jsonl files to train on", metavar="FILE")
-    eval_data: list[str] = flag([], "jsonl files to evaluate on", metavar="FILE")
+    eval_data: list[str] = flag(
+        [], "jsonl files to evaluate on; test collections with --retrieve_only", metavar="FILE"
+    )
     per_gpu_batch_size: int = flag(1, "examples per worker and step, in training and evaluation")
     per_gpu_embedder_batch_size: int = flag(512, "passages per worker embedded at once")
     shuffle: bool = flag(False, "shuffle the training data, anew each epoch")
@@ -276,6 +279,7 @@ class Options:
     towers: TowerOptions = field(default_factory=TowerOptions)
     dense: DenseOptions = field(default_factory=DenseOptions)
     mining: MiningOptions = field(default_factory=MiningOptions)
+    collections: CollectionOptions = field(default_factory=CollectionOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -148,6 +148,8 @@ class Reporter:
         name: str,
         metrics: Mapping[str, float],
         intervals: Mapping[str, tuple[float, float]],
+        *,
+        digits: int = 3,
     ) -> None:
         """Two lines about an evaluation: `Dataset: {file} | {value} {metric} | ...`, the intervals.
 
@@ -156,12 +158,14 @@ class Reporter:
         """
         if not self._is_main:
             return
-        numbers = " | ".join(f"{value:.3f} {metric}" for metric, value in metrics.items())
+        numbers = " | ".join(f"{value:.{digits}f} {metric}" for metric, value in metrics.items())
         logger.info("Dataset: %s | %s", name, numbers)
         self._write("eval", step, {f"{name}/{metric}": value for metric, value in metrics.items()})
         if not intervals:
             return
-        ranges = " | ".join(f"{low:.3f}-{high:.3f} {m}" for m, (low, high) in intervals.items())
+        ranges = " | ".join(
+            f"{low:.{digits}f}-{high:.{digits}f} {m}" for m, (low, high) in intervals.items()
+        )
         logger.info("95%% intervals: %s | %s", name, ranges)
         self._append(
             {"kind": "interval", "step": step}

@@ -29,6 +29,7 @@ NEW = {
     "negative_passage_no_shuffle", "num_train_epochs", "dev_queries",
     "dev_qrels", "dev_passages", "warmup_ratio", "logging_dir", "export_path",
     "mine_negatives", "mine_depth", "mine_margin", "mine_new_texts", "mine_memory",
+    "qrels", "qrels_split", "measures", "keep_identical",
 }  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gazetteer import build
@@ -11,14 +13,19 @@ from gazetteer.build_search import Retrieving, build_retrieving
 from gazetteer.compute import seed_everything, use_fast_float32_matmul
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
-from gazetteer.data_files import open_data, shows_progress
+from gazetteer.data_files import build_measures, build_task, open_data, shows_progress
+from gazetteer.distributed.agreement import main_first
 from gazetteer.evaluation.closed_answers import ClosedAnswers
+from gazetteer.evaluation.collections import CollectionEvaluator, Found, write_collection
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
+from gazetteer.ir.judged_queries import JudgedQueries
 from gazetteer.options import Options
 from gazetteer.records import Ranks
 from gazetteer.reporting import Reporter, start_experiment, start_log
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +127,59 @@ def evaluate_all(
         reporter.evaluation(step, evaluation.name, measured.averages, measured.intervals)
 
 
+def evaluate_collections(
+    options: Options,
+    ranks: Ranks,
+    models: build.Models,
+    retrieving: Retrieving,
+    collections: Sequence[JudgedQueries],
+    reporter: Reporter,
+) -> None:
+    """Search every test collection of `--eval_data`, report, and write what was found.
+
+    Collective: every rank must call this.
+
+    Results go to `{collection}-step-0.trec` and `.tsv`, and with `--write_results` to `.jsonl`.
+    """
+    evaluator = CollectionEvaluator(
+        source=build.build_source(models, retrieving),
+        passages=retrieving.corpus,
+        measures=build_measures(options),
+        depth=options.reader.n_context,
+        batch_size=options.data.per_gpu_batch_size,
+        ranks=ranks,
+        keeps_identical=options.collections.keep_identical,
+        show_progress=shows_progress(options, ranks),
+    )
+    task = build_task(options)
+    for collection in collections:
+        batches = build.build_batches(options, ranks, models, collection, task, is_training=False)
+        found = evaluator.evaluate(collection, batches)
+        stem = options.experiment.folder / f"{collection.name}-step-0"
+        has_records = options.data.write_results
+        main_first(
+            partial(write_collection, found, stem, retrieving.corpus if has_records else None),
+            ranks,
+        )
+        _report(collection, found, retrieving.corpus, reporter, ranks)
+
+
+def _report(
+    collection: JudgedQueries,
+    found: Found,
+    passages: PassageStore,
+    reporter: Reporter,
+    ranks: Ranks,
+) -> None:
+    measured = found.measured
+    if ranks.is_main:
+        for line in collection.remarks(passages.all_ids()):
+            logger.warning("%s: %s", collection.name, line)
+        for line in measured.counts.lines():
+            logger.info("%s: %s", collection.name, line)
+    reporter.evaluation(0, collection.name, measured.averages, measured.intervals, digits=4)
+
+
 def evaluate(options: Options, ranks: Ranks) -> int:
     """Evaluate a checkpoint, or untrained models, on every file of `--eval_data`.
 
@@ -151,4 +211,7 @@ def evaluate(options: Options, ranks: Ranks) -> int:
         retrieving.keeper.fill()
     with Reporter(folder, ranks) as reporter:
         evaluate_all(evaluations, folder, 0, reporter, write_results=options.data.write_results)
+        if data.collections:
+            assert retrieving is not None, "option rules require --retrieve_only"
+            evaluate_collections(options, ranks, models, retrieving, data.collections, reporter)
     return 0

@@ -14,7 +14,7 @@ from gazetteer.data.jsonl import BadLineError
 from gazetteer.data.passage_files import place_of, read_blocks
 from gazetteer.data.passage_rows import SourceFormat, parse_block
 from gazetteer.errors import DataError
-from gazetteer.ir.fields import Object, as_text, id_of, mismatch, optional_id, optional_text
+from gazetteer.ir.fields import Object, as_id, as_text, id_of, mismatch, optional_id, optional_text
 from gazetteer.ir.lines import Unique, read_fields, read_objects
 from gazetteer.ir.records import Document, Query
 from gazetteer.ir.training_files import write_objects
@@ -106,6 +106,21 @@ def read_queries(path: Path, *, flag: str) -> list[Query]:
     if not queries:
         raise DataError(f"{path}: found no queries ({flag})")
     return queries
+
+
+def read_top1000(path: Path, *, flag: str) -> Iterator[tuple[Query, Document]]:
+    """Read `top1000.*.tsv`: candidates to rank, each with the query's text and the passage's.
+
+    Raises:
+        DataError: a bad line.
+    """
+
+    def make(fields: list[str]) -> tuple[Query, Document]:
+        query_id, passage_id, query, passage = fields
+        document = Document(as_id(passage_id, "passage"), "", passage)
+        return Query(as_id(query_id, "query"), query), document
+
+    return read_fields(path, make, columns=(4,), flag=flag)
 
 
 def write_queries(path: Path, queries: Iterable[Query]) -> None:

@@ -25,6 +25,8 @@ from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.bootstrap import bootstrap_interval
 
 DEFAULT_MEASURES = ("nDCG@10", "MRR@10", "MAP", "R@20", "R@100", "R@1000")
+COLLECTION_MEASURES = DEFAULT_MEASURES[:-1]
+"""Of a search for 100 documents per query."""
 _JUDGED_DEPTH = 10
 _OTHER_NAMES = {
     "mrr": "RR",

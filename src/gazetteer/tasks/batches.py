@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
-from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.sampling import Draw
 from gazetteer.data.targets import TargetTokenizer
 from gazetteer.records import Batch, Example, Targets
 from gazetteer.tasks.base import Task
+
+
+class Lines(Protocol):
+    """Lines of data, read by number: `ExampleFiles`, or the queries of a test collection."""
+
+    @property
+    def count(self) -> int:
+        """Number of lines."""
+        ...
+
+    def line(self, index: int) -> Mapping[str, Any]:
+        """One line, parsed and checked."""
+        ...
+
+    def with_passages(self, example: Example, index: int) -> Example:
+        """The example made of line `index`, with what came along with it."""
+        ...
 
 
 class BatchBuilder:
@@ -31,7 +48,7 @@ class BatchBuilder:
     def __init__(
         self,
         *,
-        files: ExampleFiles,
+        files: Lines,
         task: Task,
         query_tokenizer: QueryTokenizer | None,
         target_tokenizer: TargetTokenizer | None,

@@ -16,6 +16,7 @@ from gazetteer.ir.collections import (
     read_documents,
     read_kilt_pages,
     read_queries,
+    read_top1000,
     write_documents,
     write_queries,
 )
@@ -103,6 +104,14 @@ def test_queries_under_other_names(tmp_path: Path) -> None:
 )
 def test_bad_queries_are_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
     assert _error(read_queries, _file(tmp_path, text, name)).startswith(expected)
+
+
+def test_the_top_1000_come_with_their_texts(tmp_path: Path) -> None:
+    path = tmp_path / "top1000.tsv"
+    path.write_text('1\t7\twhat "is\tNA\n', encoding="utf-8")
+    assert list(read_top1000(path, flag="--f")) == [
+        (Query("1", 'what "is'), Document("7", "", "NA"))
+    ]
 
 
 QRELS = {"q1": {"d1": 1, "d2": 0}, "q2": {"d1": 2}}
