@@ -41,7 +41,7 @@ class CollectionOptions:
         metavar="NAME",
     )
     keep_identical: bool = flag(
-        False, "keep documents whose id and text are those of their query (new)"
+        False, "keep a document that has the id and the text of its query (new)"
     )
 
 

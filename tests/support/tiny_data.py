@@ -79,14 +79,15 @@ def choices(count: int, options: int = 4, seed: int = 4) -> list[dict[str, Any]]
 def write_collection(folder: Path, *, documents: int, queries: int) -> Path:
     """A BEIR folder: query qN is judged with document pN (2) and p(N+1) (1), the last not at all.
 
-    The first document is empty; the first query has the id of a document.
+    The first document is empty; the first query is a document, the second has only the id of one.
     """
     (folder / "qrels").mkdir(parents=True)
     rows = [{"_id": p["id"], "title": p["title"], "text": p["text"]} for p in passages(documents)]
     rows[0] |= {"title": "", "text": "", "metadata": {"url": "u"}}
-    write_jsonl(folder / "corpus.jsonl", rows)
     asked = [{"_id": f"q{n}", "text": q["question"]} for n, q in enumerate(questions(queries))]
-    asked[0]["_id"] = "p1"
+    asked[0]["_id"], asked[1]["_id"] = "p1", "p3"
+    rows[1]["text"] = f" {asked[0]['text'].replace(' ', '  ')}"
+    write_jsonl(folder / "corpus.jsonl", rows)
     write_jsonl(folder / "queries.jsonl", [*asked, {"_id": "unjudged", "text": "what"}])
     judged = [
         (q["_id"], f"p{n + further}", 2 - further)

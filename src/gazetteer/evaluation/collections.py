@@ -16,7 +16,7 @@ from gazetteer.distributed.collectives import all_gather_rows
 from gazetteer.evaluation.predictions import result_record
 from gazetteer.ir.judged_queries import JudgedQueries
 from gazetteer.ir.measures import Measure, Measured, measure_run, write_per_query
-from gazetteer.ir.records import Run
+from gazetteer.ir.records import Query, Run
 from gazetteer.ir.runs import write_run
 from gazetteer.ir.training_files import write_objects
 from gazetteer.progress import progress
@@ -99,7 +99,7 @@ class CollectionEvaluator:
         depth: documents per query.
         batch_size: queries per rank at a time.
         ranks: this process among its peers.
-        keeps_identical: a query may find the document that it is.
+        keeps_identical: a query may find the document that it is, by id and text.
         show_progress: draw a bar on this rank.
     """
 
@@ -143,11 +143,24 @@ class CollectionEvaluator:
         found = zip(collection.queries, hits.rows.numpy(), hits.scores.tolist(), strict=True)
         for query, rows, scores in found:
             documents: dict[str, float] = {}
-            for document_id, score in zip(self.passages.ids(rows), scores, strict=True):
-                if self.keeps_identical or document_id != query.id:
+            for row, document_id, score in zip(
+                rows.tolist(), self.passages.ids(rows), scores, strict=True
+            ):
+                if document_id != query.id or not self._drops(row, query):
                     documents.setdefault(document_id, score)
             run[query.id] = dict(islice(documents.items(), self.depth))
         return run
+
+    def _drops(self, row: int, query: Query) -> bool:
+        """Whether a document with the query's id is the query itself."""
+        if self.keeps_identical:
+            return False
+        (document,) = self.passages.records([row])
+        text, title = document["text"], document["title"]
+        return " ".join(query.text.split()) in (
+            " ".join(text.split()),
+            " ".join(f"{title} {text}".split()),
+        )
 
 
 def write_collection(found: Found, stem: Path, passages: PassageStore | None) -> None:
