@@ -51,7 +51,8 @@ def generate(
             num_beams=settings.num_beams,
             length_penalty=settings.length_penalty,
             do_sample=False,
-            early_stopping=settings.num_beams > 1,
+            # As transformers did by default in Atlas's time: beams go on until none can win.
+            early_stopping=False,
             pad_token_id=config.pad_token_id,
             eos_token_id=config.eos_token_id,
             decoder_start_token_id=config.decoder_start_token_id,

@@ -66,6 +66,45 @@ def test_lengths_and_beams_are_obeyed() -> None:
     assert len(generate(reader, context, penalised)) == 3
 
 
+def beam_search(reader: FusionReader, context, beams: int, length: int) -> list[int]:
+    """Beam search by hand, of one sequence: scores are averages over the tokens before the end."""
+    going, done = [(0.0, [0])], []
+    while len(going[0][1]) < length:
+        ids = torch.tensor([ids for _, ids in going])
+        part = type(context)(*(field.expand(len(ids), *field.shape[1:]) for field in (
+            context.states, context.mask, context.passage)))  # fmt: skip
+        log_probs = reader.decode(part, ids)[:, -1].log_softmax(-1)
+        scores = log_probs + torch.tensor([score for score, _ in going]).unsqueeze(1)
+        best, places = scores.flatten().topk(2 * beams)
+        found = [
+            (score, going[place // scores.shape[1]][1], place % scores.shape[1])
+            for score, place in zip(best.tolist(), places.tolist(), strict=True)
+        ]
+        done += [(score / len(ids), [*ids, 1]) for score, ids, token in found[:beams] if token == 1]
+        done = sorted(done, reverse=True)[:beams]
+        if len(done) == beams and done[-1][0] >= found[0][0] / len(found[0][1]):
+            return done[0][1][1:]
+        going = [(score, [*ids, token]) for score, ids, token in found if token != 1][:beams]
+    done += [(score / len(ids), ids) for score, ids in going]
+    return max(done)[1][1:]
+
+
+def test_beams_go_on_until_none_can_win() -> None:
+    reader = FusionReader(tiny_t5(), max_padded_tokens=64)
+    likely_end = torch.zeros(reader.vocab_size)
+    likely_end[1] = 6.0  # Then some beams end early, and lose in the end.
+    reader.model.lm_head.register_forward_hook(lambda *call: 2 * call[-1] + likely_end)
+    generator = np.random.default_rng(0)
+    batch = [[generator.integers(3, 100, size=6).astype(np.int32)] * 2 for _ in range(12)]
+    context = reader.encode(batch).fused()
+    found = generate(reader, context, GenerationSettings(max_length=8, num_beams=2))
+    for number, ids in enumerate(found):
+        part = type(context)(*(field[number : number + 1] for field in (
+            context.states, context.mask, context.passage)))  # fmt: skip
+        expected = beam_search(reader, part, beams=2, length=8)
+        assert without_padding(ids) == without_padding(expected)
+
+
 def test_answers_come_without_special_tokens() -> None:
     tokenizer = reader_tokenizer()
     ids = tokenizer("<extra_id_0> the capital")["input_ids"]
