@@ -25,7 +25,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
         match = re.search(r"\b(train|evaluate)\.py\s+((?:--|\"\$).*)", line.strip().strip("`"))
         if match is None or line.lstrip().startswith("#"):
             continue
-        words = re.sub(r'"\$\{(\w+)\[@\]\}"', lambda m: arrays[m[1]], match[2]).replace("...", "")
+        # Within a sentence a command ends with its quotation.
+        quoted = match[2].partition("`")[0]
+        words = re.sub(r'"\$\{(\w+)\[@\]\}"', lambda m: arrays[m[1]], quoted).replace("...", "")
         words = words.replace('"$@"', "").split("; }")[0]
         # Stand-ins for what the shell would put there: numbers, and else names of models or files.
         words = re.sub(r"\$\{?(STEPS|N_CONTEXT|WORKERS)\}?", "7", words)
