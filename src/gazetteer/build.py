@@ -7,13 +7,13 @@ order of `step.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.build_retriever import PADDED_TOKENS, build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
 from gazetteer.convert.description import describe_atlas
@@ -30,10 +30,7 @@ from gazetteer.options import Options
 from gazetteer.reader import FusionReader, GenerationSettings, load_reader
 from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing, load_reader_tokenizer
 from gazetteer.records import Ranks
-from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
-from gazetteer.retriever.head import NewHead
-from gazetteer.retriever.loading import Fill
-from gazetteer.retriever.ways import Asked
+from gazetteer.retriever import DualEncoder
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.task_names import DENSE
 from gazetteer.tasks import TASKS
@@ -42,9 +39,6 @@ from gazetteer.tasks.batches import BatchBuilder, Lines
 
 logger = logging.getLogger(__name__)
 
-PADDED_TOKENS = {"cuda": 65_536, "cpu": 1_024}
-"""Tokens of one encoder call. On a CPU small calls waste less on padding and stay in cache; a GPU
-wants large ones."""
 READER_FOLDER, RETRIEVER_FOLDER = "reader", "retriever"
 
 
@@ -166,68 +160,7 @@ def _retriever(
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     name = str(folder) if folder and folder.is_dir() else options.retriever.retriever_model_path
     fills = retriever_fills(atlas) if atlas and atlas.has_retriever else None
-    retriever, tokenizer = load_encoders(options, ranks, name, fills)
-    if options.retriever.untie_retriever:
-        retriever.untie()
-    if options.retriever.query_side_retriever_training:
-        retriever.freeze_passage_tower()
-    if not options.retriever.train_retriever:
-        retriever.requires_grad_(False)
-    if options.optimisation.use_gradient_checkpoint_retriever:
-        for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
-            enable_gradient_checkpointing(tower.model)
-    return retriever.to(ranks.device), tokenizer
-
-
-def load_encoders(
-    options: Options, ranks: Ranks, name: str, fills: Sequence[Fill] | None = None
-) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
-    """The towers under a name or in a folder, on the CPU, with the limits of this device.
-
-    Args:
-        options: of the run.
-        ranks: this process among its peers.
-        name: of the hub, or a folder.
-        fills: give the towers their weights; None reads those under the name.
-
-    Raises:
-        CheckpointError: they cannot be loaded.
-    """
-    is_bf16 = options.optimisation.precision == "bf16"
-    asked = asked_of_towers(options)
-    return load_retriever(
-        name,
-        pooling=asked.pooling,
-        normalize=asked.normalize,
-        dropout=options.optimisation.dropout,
-        # As in Atlas, fp16 leaves the retriever in fp32.
-        dtype=DTYPES["bf16" if is_bf16 else "fp32"],
-        batch=EmbeddingBatch(
-            max_texts=options.data.per_gpu_embedder_batch_size,
-            max_padded_tokens=PADDED_TOKENS[ranks.device.type],
-        ),
-        attention="eager" if ranks.device.type == "cpu" else "sdpa",
-        fills=fills,
-        encoder_only=asked.encoder_only,
-        new_head=asked.new_head,
-    )
-
-
-def asked_of_towers(options: Options) -> Asked:
-    """How flags say that embeddings are made."""
-    towers, head = options.towers, None
-    if towers.add_linear_head:
-        head = NewHead(
-            input_dim=towers.projection_in_dim,
-            output_dim=towers.projection_out_dim,
-            seed=options.experiment.seed,
-        )
-    return Asked(
-        pooling=options.retriever.retriever_pooling,
-        normalize=options.retriever.retriever_normalize,
-        encoder_only=towers.encoder_only,
-        new_head=head,
-    )
+    return build_retriever(options, ranks, name, fills)
 
 
 def build_source(models: Models, retrieving: Retrieving | None) -> PassageSource:

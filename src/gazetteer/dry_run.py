@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, T5ForConditionalGeneration
 
 from gazetteer import build
+from gazetteer.build_retriever import asked_of_towers
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
 from gazetteer.collection_options import searches_collections
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint
@@ -224,7 +225,7 @@ def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
 
 def _retriever_size(name: str, options: Options, atlas: AtlasCheckpoint | None) -> ModelSize:
     """Count a tower's weights; those of Atlas's checkpoint have to fit it."""
-    tower = tower_on_meta(name, build.asked_of_towers(options))
+    tower = tower_on_meta(name, asked_of_towers(options))
     source = find_source(name)
     for folder in source.towers:
         _check_files(Path(folder), "retriever", part="weights")

@@ -62,6 +62,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "faiss_nprobe": _COUNT,
     "rescore": _NOT_NEGATIVE,
     "retriever_n_context": _COUNT,
+    "lora_rank": _NOT_NEGATIVE,
+    "lora_alpha": _POSITIVE,
     "projection_in_dim": _COUNT,
     "projection_out_dim": _COUNT,
     "temperature_score": _POSITIVE,

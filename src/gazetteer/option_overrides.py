@@ -12,6 +12,7 @@ from gazetteer.mining_options import mining_remarks
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
 from gazetteer.refresh_schedule import first_gap, parse_refresh_schedule
+from gazetteer.tower_options import tower_overrides, tower_remarks
 
 if TYPE_CHECKING:
     from gazetteer.options import Options
@@ -88,11 +89,13 @@ _OVERRIDES = (
     _file_passages,
     collection_changes,
     dense_overrides,
+    tower_overrides,
 )
 
 
 def _remarks(options: Options) -> Iterator[str]:
     yield from _retriever_remarks(options)
+    yield from tower_remarks(options)
     yield from _schedule_remarks(options)
     yield from _refresh_remarks(options)
     yield from dense_remarks(options)

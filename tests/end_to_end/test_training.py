@@ -135,6 +135,9 @@ T5_HEAD = {
             T5_HEAD | {"encoder_only": True, "query_side_retriever_training": True},
             5,
         ),
+        ("lora", {"lora_rank": 2, "lr_retriever": 1e-2, "refresh_mode": "interleaved"}, 5),
+        ("lora-query", T5_HEAD | {"lora_rank": 2, "lora_target": "query"}, 5),
+        ("lora-passage", {"lora_rank": 2, "lora_target": "passage", "precision": "bf16"}, 5),
         (
             "refresh-stale",
             {"refresh_index": "-1", "staleness_sample": 5, "refresh_below_overlap": 1.0},
@@ -379,6 +382,49 @@ def test_a_retriever_embeds_as_it_was_trained(world: Path) -> None:
     )
     with pytest.raises(OptionError, match=r"--retriever_pooling is sqrt, but .* trained with cls"):
         run_evaluate(world, name="wrong", retriever_pooling="sqrt", **flags)
+
+
+@pytest.mark.parametrize("target", ["both", "query", "passage"])
+def test_adapters_learn_and_all_else_stays(world: Path, target: str) -> None:
+    name = f"lora-{target}-moves"
+    run_train(world, name=name, train_retriever=True, lora_rank=2, lora_target=target,
+              lr_retriever=1e-2, add_linear_head=True, weight_decay=0)  # fmt: skip
+    saved = checkpoint(world, name) / "retriever"
+    start = load_file(world / "retriever" / "model.safetensors")
+    for tower in ("query", "passage"):
+        folder = saved if target == "both" else saved / tower
+        merged = load_file(folder / "model.safetensors")
+        moved = {key for key in start if not torch.equal(start[key], merged[key])}
+        if target not in (tower, "both"):
+            assert not moved and not (folder / "adapter").exists()
+            continue
+        assert moved and all(key.endswith(("query.weight", "value.weight")) for key in moved)
+        originals = load_file(folder / "adapter" / "original_weights.safetensors")
+        assert {k for k in originals if k.endswith("weight")} == moved
+        assert all(torch.equal(tensor, start[key]) for key, tensor in originals.items())
+    # The index of a run is that of its checkpoint, adapters and all.
+    index = world / name
+    run_evaluate(world, name="a", model_path=saved.parent, save_index_path=index)
+    run_evaluate(world, name="b", model_path=saved.parent, load_index_path=index, passages=None)
+
+
+def test_adapters_are_merged_where_other_ones_are_asked_for(world: Path) -> None:
+    flags = {"train_retriever": True, "total_steps": 2, "lr_retriever": 1e-2}
+    run_train(world, name="first", lora_rank=2, **flags)
+    first = checkpoint(world, "first")
+    run_train(world, name="all", model_path=first, **flags)
+    assert not (checkpoint(world, "all") / "retriever" / "adapter").exists()
+    run_train(world, name="other", model_path=first, lora_rank=3, **flags)
+    merged, kept = (
+        load_file(folder / "retriever" / file)
+        for folder, file in (
+            (first, "model.safetensors"),
+            (checkpoint(world, "other"), "adapter/original_weights.safetensors"),
+        )
+    )
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in kept.items())
+    with pytest.raises(OptionError, match=r"--lora_rank is 3, in .*step-2 it was 2"):
+        run_train(world, name="first", lora_rank=3, **flags | {"total_steps": 3})
 
 
 def test_a_line_without_an_answer_is_not_trained_on(world: Path, tmp_path: Path) -> None:

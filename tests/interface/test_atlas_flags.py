@@ -30,6 +30,7 @@ NEW = {
     "dev_qrels", "dev_passages", "warmup_ratio", "logging_dir", "export_path",
     "mine_negatives", "mine_depth", "mine_margin", "mine_new_texts", "mine_memory",
     "qrels", "qrels_split", "measures", "keep_identical",
+    "lora_rank", "lora_alpha", "lora_target", "lora_modules",
 }  # fmt: skip
 
 

@@ -186,3 +186,27 @@ def test_refresh_workers_alone_are_noted():
     note = "refresh_workers 2: no effect without --refresh_mode dedicated"
     assert note in resolved(refresh_workers=2)[1]
     assert note not in resolved(refresh_workers=2, refresh_mode="dedicated")[1]
+
+
+def test_adapters_for_one_tower_imply_what_becomes_of_the_other():
+    lora = {"train_retriever": True, "lora_rank": 4}
+    changed, notes = resolved(**lora, lora_target="query")
+    assert changed["query_side_retriever_training"] is True
+    assert notes[0] == "lora_target query: query_side_retriever_training False -> True"
+    changed, _ = resolved(**lora, lora_target="passage")
+    assert changed["untie_retriever"] is True
+    assert resolved(**lora)[1] == []
+
+
+def test_flags_of_adapters_that_do_nothing_are_said():
+    assert resolved(lora_alpha=4.0, lora_target="query")[1] == [
+        "lora_alpha 4.0: no effect without lora_rank",
+        "lora_target query: no effect without lora_rank",
+    ]
+    assert resolved(lora_rank=4)[1] == ["lora_rank 4: no effect without train_retriever"]
+
+
+def test_another_name_for_the_first_token():
+    changed, notes = resolved(retriever_pooling="first")
+    assert changed["retriever_pooling"] == "cls"
+    assert notes == ["the same by another name: retriever_pooling first -> cls"]

@@ -78,7 +78,7 @@ BELOW = {
     "save_index_n_shards": 0, "faiss_code_size": 0, "faiss_nlist": 0, "faiss_nprobe": 0,
     "rescore": -1, "refresh_steps": 0, "refresh_workers": 0, "staleness_sample": -1,
     "refresh_below_overlap": 1.5, "retriever_n_context": 0,
-    "projection_in_dim": 0, "projection_out_dim": 0,
+    "projection_in_dim": 0, "projection_out_dim": 0, "lora_rank": -1, "lora_alpha": 0.0,
     "temperature_score": 0.0, "temperature_gold": 0.0, "filtering_overretrieve_ratio": 0,
     "freeze_retriever_steps": -2, "n_to_rerank_with_retrieve_with_rerank": 0,
     "text_maxlength": 2, "target_maxlength": 0, "n_context": 0, "generation_max_length": 0,
@@ -428,3 +428,19 @@ def test_processes_are_not_set_aside_for_nothing(violations):
     ):
         (line,) = violations(**dedicated | change)
         assert line.startswith("--refresh_mode (dedicated) must come with --train_retriever, and")
+
+
+# ---- towers
+
+
+def test_what_cannot_be_asked_of_the_towers(violations):
+    assert violations(projection_out_dim=8) == [
+        "--projection_out_dim (8) must come with --add_linear_head"
+    ]
+    assert violations(projection_out_dim=8, add_linear_head=True) == []
+    lora = {"train_retriever": True, "lora_rank": 4, "query_side_retriever_training": True}
+    assert violations(**lora, lora_target="query") == []
+    assert violations(**lora, lora_target="passage") == [
+        "--lora_target (passage) must not come with --query_side_retriever_training, which freezes"
+        " the passage tower"
+    ]

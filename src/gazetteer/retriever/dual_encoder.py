@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gazetteer.modes import evaluation_mode
 from gazetteer.records import TokenIds
+from gazetteer.retriever.adapters import adapter_scale
 from gazetteer.retriever.encoder import EmbeddingBatch, TextEncoder, embed
 
 
@@ -36,6 +37,7 @@ class DualEncoder(nn.Module):
         self.passage_tower = passage_tower
         self.batch = batch
         self.passage_tower_frozen = False
+        self.query_tower_frozen = False
 
     @property
     def is_tied(self) -> bool:
@@ -63,11 +65,28 @@ class DualEncoder(nn.Module):
         self.passage_tower_frozen = True
         self.train(self.training)
 
+    def freeze_query_tower(self) -> None:
+        """Untie, then keep the query tower constant and in eval mode."""
+        self.untie()
+        self.query_tower.requires_grad_(False)
+        self.query_tower_frozen = True
+        self.train(self.training)
+
+    @property
+    def learning_towers(self) -> list[TextEncoder]:
+        """The towers that are not frozen, each once."""
+        towers = [] if self.query_tower_frozen else [self.query_tower]
+        if not (self.passage_tower_frozen or self.is_tied):
+            towers.append(self.passage_tower)
+        return towers
+
     def train(self, mode: bool = True) -> DualEncoder:
-        """Set training mode; a frozen passage tower stays in evaluation mode."""
+        """Set training mode; a frozen tower stays in evaluation mode."""
         super().train(mode)
         if self.passage_tower_frozen:
             self.passage_tower.eval()
+        if self.query_tower_frozen:
+            self.query_tower.eval()
         return self
 
     def embed_queries(self, token_lists: Sequence[TokenIds]) -> Float[Tensor, "query dim"]:
@@ -99,6 +118,9 @@ def tower_fingerprint(tower: TextEncoder) -> str:
     tensors = dict(tower.model.state_dict())
     if tower.head is not None:
         tensors |= {f"head.{name}": tensor for name, tensor in tower.head.state_dict().items()}
+    scale = adapter_scale(tower)
+    if scale is not None:
+        tensors["adapter.scale"] = torch.tensor([scale])
     return _fingerprint(tensors)
 
 

@@ -23,6 +23,13 @@ from transformers import (
 )
 
 from gazetteer.errors import CheckpointError
+from gazetteer.retriever.adapters import (
+    forget_adapters,
+    has_adapters,
+    load_adapters,
+    save_adapters,
+    without_adapters,
+)
 from gazetteer.retriever.dual_encoder import DualEncoder
 from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, EmbeddingBatch, Pooling, TextEncoder
 from gazetteer.retriever.head import NewHead, save_head
@@ -87,6 +94,8 @@ def load_retriever(
         model = _load_model(name, way.pooling, dropout, attention, fill)
         head = copy.deepcopy(way.heads[min(number, len(way.heads) - 1)]) if way.heads else None
         made = TextEncoder(model, pooling=way.pooling, normalize=way.normalize, head=head)
+        if fill is None:
+            load_adapters(made, Path(name))
         return made.to(dtype)
 
     try:
@@ -217,7 +226,10 @@ def _cannot_load(name: str, error: Exception) -> CheckpointError:
 def save_retriever(
     retriever: DualEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Write both towers (one folder when tied), configs and tokenizer, and how they embed."""
+    """Write both towers (one folder when tied), configs and tokenizer, and how they embed.
+
+    Weights have adapters in them; `load_retriever` takes them apart again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_note(retriever.query_tower, folder)
     if retriever.is_tied:
@@ -228,7 +240,12 @@ def save_retriever(
 
 
 def _save_tower(tower: TextEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    tower.model.save_pretrained(folder)
+    if has_adapters(tower):
+        without_adapters(tower.model).save_pretrained(folder)
+        save_adapters(tower, folder)
+    else:
+        tower.model.save_pretrained(folder)
+        forget_adapters(folder)
     tokenizer.save_pretrained(folder)
     if tower.head is not None:
         save_head(tower.head, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gazetteer import build
+from gazetteer.build_retriever import load_encoders
 from gazetteer.build_search import build_passage_tokens, retriever_max_tokens, retriever_template
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.passages import PassageStore
@@ -55,7 +55,7 @@ def embed_for_trainers(options: Options, ranks: Ranks) -> int:
 
 
 def _carry_out(order: Order, options: Options, corpus: PassageStore, ranks: Ranks) -> None:
-    retriever, tokenizer = build.load_encoders(options, ranks, str(order.folder / ENCODER_FOLDER))
+    retriever, tokenizer = load_encoders(options, ranks, str(order.folder / ENCODER_FOLDER))
     tokens = build_passage_tokens(
         options,
         _alone(ranks),

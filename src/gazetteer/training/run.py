@@ -43,6 +43,10 @@ MODEL_FLAGS = {"model_path", "reader_model_type", "retriever_model_path"}
 FIXED_BY_CHECKPOINT = {
     "add_linear_head",
     "encoder_only",
+    "lora_alpha",
+    "lora_modules",
+    "lora_rank",
+    "lora_target",
     "precision",
     "projection_in_dim",
     "projection_out_dim",
