@@ -24,7 +24,6 @@ from transformers import (
     MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
-    PreTrainedModel,
     T5Config,
 )
 
@@ -119,7 +118,7 @@ def scale_t5(source: str, target: Path, num_layers: int | None = None) -> float:
 
 
 @torch.no_grad()
-def scale_in_place(model: PreTrainedModel) -> None:
+def scale_in_place(model: Any) -> None:  # noqa: ANN401 - each has its own class
     """Divide what writes to the residual stream; the head keeps its function.
 
     A head that shares the embeddings is separated from them. Those of T5 v1.0 divide their input by
@@ -192,7 +191,7 @@ def _check_layers(config: Any, num_layers: int | None) -> None:  # noqa: ANN401
         raise OptionError(f"--num_layers ({num_layers}) must be the model's, which has {shown}")
 
 
-def _save(model: PreTrainedModel, source: str, folder: Path) -> None:
+def _save(model: Any, source: str, folder: Path) -> None:  # noqa: ANN401
     model.save_pretrained(folder)
     config = model.config
     if isinstance(config, T5Config) and not config.scale_decoder_outputs:

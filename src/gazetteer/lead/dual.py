@@ -17,7 +17,7 @@ from gazetteer.lead.states import layer_count, record_states
 from gazetteer.losses.relevance import dual_encoder_scores
 from gazetteer.records import TokenLists
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, TextEncoder
-from gazetteer.retriever.encoder import pool
+from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, pool
 
 SOME_TEXT = np.zeros(1, dtype=np.int32)
 """Read by a rank without texts, so that it has a part in what others average."""
@@ -102,7 +102,13 @@ def layer_vectors(
         ids, mask = ids.to(tower.device), mask.to(tower.device)
         with record_states(tower.model) as recorded:
             finals.append(tower(ids, mask))
-        pooled = [pool(states, mask, tower.pooling) for states in recorded.chosen(layers)]
+        # A decoder has one state, and nothing to pool.
+        pooled = [
+            states[:, 0]
+            if tower.pooling == FIRST_DECODER_TOKEN
+            else pool(states, mask, tower.pooling)
+            for states in recorded.chosen(layers)
+        ]
         width = recorded.layers[0].shape[-1]
         chosen.append(torch.stack(pooled, 1) if pooled else ids.new_zeros(len(ids), 0, width))
     order = torch.from_numpy(np.argsort(np.concatenate(buckets), kind="stable"))[: len(texts)]

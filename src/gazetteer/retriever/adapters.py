@@ -78,18 +78,19 @@ def add_adapters(tower: TextEncoder, settings: LoraSettings) -> None:
         task_type="FEATURE_EXTRACTION",
         base_model_name_or_path=tower.model.name_or_path,
     )
-    dtype = next(tower.model.parameters()).dtype
+    model: Any = tower.model
+    dtype = next(model.parameters()).dtype
     try:
-        peft.inject_adapter_in_model(config, tower.model)
+        peft.inject_adapter_in_model(config, model)
     except ValueError as error:
         raise OptionError(f"--lora_modules: {str(error).splitlines()[0]}") from None
     generator = torch.Generator().manual_seed(settings.seed)
-    for name, parameter in tower.model.named_parameters():
+    for name, parameter in model.named_parameters():
         if "lora_A" in name:
             first = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(first, a=math.sqrt(5), generator=generator)
             parameter.data.copy_(first)
-    tower.model.to(dtype)
+    model.to(dtype)
     train_adapters_only(tower)
 
 
