@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gazetteer.flags import flag
+from gazetteer.task_names import DENSE
 
 if TYPE_CHECKING:
     from gazetteer.options import Options
@@ -65,7 +66,7 @@ def tower_overrides(options: Options) -> tuple[str, dict[str, Any]]:
 def tower_remarks(options: Options) -> Iterator[str]:
     """Flags of adapters that do nothing."""
     towers = options.towers
-    if towers.lora_rank and not options.retriever.train_retriever:
+    if towers.lora_rank and not _adapts(options):
         yield f"lora_rank {towers.lora_rank}: no effect without train_retriever"
     given = {
         "lora_alpha": towers.lora_alpha is not None,
@@ -77,4 +78,5 @@ def tower_remarks(options: Options) -> Iterator[str]:
 
 
 def _adapts(options: Options) -> bool:
-    return options.towers.lora_rank > 0 and options.retriever.train_retriever
+    trains = options.retriever.train_retriever or options.task.task == DENSE
+    return options.towers.lora_rank > 0 and trains
