@@ -1,0 +1,1 @@
+"""Trained retrievers as folders of other tools, with a model card."""

@@ -1,0 +1,57 @@
+"""A trained retriever for other tools, with a model card.   python -m gazetteer.export --help"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gazetteer.errors import GazetteerError
+from gazetteer.export.folders import export_openmatch, export_sentence_transformers
+
+TARGETS = {
+    "sentence-transformers": export_sentence_transformers,
+    "openmatch": export_openmatch,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, export, and say what is wrong in one line.
+
+    Returns:
+        The exit code.
+    """
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        TARGETS[parsed.to](parsed.source, parsed.output)
+    except GazetteerError as error:
+        sys.stderr.write(f"gazetteer.export: error: {error}\n")
+        return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"gazetteer.export: error: {error.filename}: {error.strerror}\n")
+        return GazetteerError.exit_code
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gazetteer.export",
+        description="Write a trained retriever, with a model card, for other tools. Adapters are "
+        "merged into the weights. Untied towers become a folder each: query/ and passage/.",
+        epilog="exit codes: 0 done, 2 something is wrong, said in one line",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "source", metavar="CHECKPOINT", help="checkpoint folder, or folder or name of a retriever"
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="must not exist")
+    parser.add_argument("--to", choices=list(TARGETS), default="sentence-transformers")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
