@@ -18,6 +18,7 @@ from gazetteer.index.conversion import appearing_folder
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, save_retriever
 from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, TextEncoder
 from gazetteer.retriever.openmatch import write_openmatch
+from gazetteer.retriever.sources import write_note
 from gazetteer.task_names import DENSE
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def export_sentence_transformers(source: str, target: Path) -> None:
             title = target.name if role == "both" else f"{target.name}: {role} tower"
             replace_text(folder / CARD, model_card(trained, tower, role, title))
             _compare(tower, trained.tokenizer, folder)
+        # Both together are a retriever here as well.
+        write_note(retriever.query_tower, partial)
     logger.info("written: %s", target)
 
 

@@ -145,8 +145,9 @@ def _shown(value: object) -> object:
     """A value without folders of the machine it was given on."""
     if isinstance(value, list):
         return " ".join(str(_shown(each)) for each in value)
-    is_path = isinstance(value, str) and value.startswith((".", "/", "~"))
-    return Path(value).name if is_path else value
+    if isinstance(value, str) and value.startswith((".", "/", "~")):
+        return Path(value).name
+    return value
 
 
 def _cell(value: object) -> str:

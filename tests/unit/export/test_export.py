@@ -90,6 +90,9 @@ def test_untied_towers_with_adapters_are_a_folder_each(
         found = torch.from_numpy(theirs.encode(list(TEXTS)))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert f"out: {role} tower" in (folder / "README.md").read_text()
+    again = load(tmp_path / "out")
+    expected = model.embed_for_search(token_lists("bert"))
+    torch.testing.assert_close(again.embed_for_search(token_lists("bert")), expected)
 
 
 def test_the_card_says_what_it_is_and_tells_no_folders(
