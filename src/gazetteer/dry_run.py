@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, T5ForConditionalGeneration
+from transformers import AutoConfig
 
 from gazetteer import build
 from gazetteer.build_retriever import asked_of_towers
@@ -33,7 +33,7 @@ from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.options import Options
-from gazetteer.reader.loading import HUB_NAMES, require_t5
+from gazetteer.reader.loading import HUB_NAMES, reader_class
 from gazetteer.records import Ranks
 from gazetteer.retriever.loading import find_source, tower_on_meta
 from gazetteer.task_names import DENSE
@@ -211,7 +211,7 @@ def _check_files(folder: Path, what: str, *, part: str) -> None:
 def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
     """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
     try:
-        require_t5(source)
+        kind: Any = reader_class(source)
         config: Any = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -219,7 +219,7 @@ def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
     for part in FILES:
         _check_files(Path(source), "reader", part=part)
     with torch.device("meta"):
-        model = T5ForConditionalGeneration(config)
+        model = kind(config)
     return _counted(model, int(config.hidden_size), "reader", model, atlas)
 
 

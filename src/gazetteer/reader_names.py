@@ -13,7 +13,7 @@ from gazetteer.paths import path_kind
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _ORIGINAL_T5 = re.compile(r"t5-(small|base|large|3b|11b)")
 _GOOGLE_T5 = re.compile(
-    r"(t5-v1_1|flan-t5)-(small|base|large|xl|xxl)|t5-(small|base|large|xl|xxl)-lm-adapt"
+    r"(t5-v1_1|flan-t5|mt5)-(small|base|large|xl|xxl)|t5-(small|base|large|xl|xxl)-lm-adapt"
 )
 
 

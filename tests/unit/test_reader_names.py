@@ -14,6 +14,8 @@ from gazetteer.reader_names import READER_CHOICES, full_reader_name, is_reader_n
         "google/t5-small-lm-adapt",
         "flan-t5-large",
         "google/flan-t5-xxl",
+        "mt5-base",
+        "google/mt5-xl",
         "someone/my-own.T5_reader",
     ],
 )
@@ -44,6 +46,7 @@ def test_an_existing_folder_is_accepted_under_any_name(tmp_path, monkeypatch):
         ("flan-t5-base", "google/flan-t5-base"),
         ("t5-v1_1-xl", "google/t5-v1_1-xl"),
         ("t5-base-lm-adapt", "google/t5-base-lm-adapt"),
+        ("mt5-small", "google/mt5-small"),
         ("t5-base", "t5-base"),
         ("google/flan-t5-base", "google/flan-t5-base"),
         ("someone/reader", "someone/reader"),

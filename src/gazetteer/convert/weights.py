@@ -22,7 +22,7 @@ from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.reader_names import full_reader_name, is_reader_name
 
 if TYPE_CHECKING:
-    from transformers import T5ForConditionalGeneration
+    from gazetteer.reader.fusion import T5Model
 
 RETRIEVER = "retriever"
 READER_FLAG, RETRIEVER_FLAG = "--reader_model_type", "--retriever_model_path"
@@ -59,14 +59,14 @@ def reader_name(atlas: AtlasCheckpoint, given: str | None) -> str:
 
 def reader_fill(
     atlas: AtlasCheckpoint,
-) -> Callable[[T5ForConditionalGeneration, torch.dtype], None]:
+) -> Callable[[T5Model, torch.dtype], None]:
     """What sets the weights of a reader on the "meta" device; its head is tied as in the file.
 
     Raises (when called):
         CheckpointError: keys or shapes do not fit.
     """
 
-    def fill(model: T5ForConditionalGeneration, dtype: torch.dtype) -> None:
+    def fill(model: T5Model, dtype: torch.dtype) -> None:
         weights = _Weights(atlas, READER, READER_FLAG)
         # T5Config of transformers 5 ties every head, and loading one would overwrite `shared`.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.shared.weight))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
+
+from gazetteer.reader.fusion import T5Model
 
 ATTENTION_SCALE = 256
 """Atlas divides summed attention by 256 x layers x target tokens (its adist and std modes)."""
@@ -32,7 +33,7 @@ class CrossAttention:
 
 
 @contextmanager
-def record_cross_attention(model: T5ForConditionalGeneration) -> Iterator[CrossAttention]:
+def record_cross_attention(model: T5Model) -> Iterator[CrossAttention]:
     """Record every decoder layer's cross-attention while the context is open.
 
     Attention probabilities exist only in the eager implementation, so the decoder (not the

@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import T5ForConditionalGeneration
+from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
 from gazetteer.reader.layout import lay_out
 from gazetteer.records import TokenIds
+
+T5Model = T5ForConditionalGeneration | MT5ForConditionalGeneration
+"""The same to us: transformers keeps the second as a copy of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,11 @@ class FusionReader(nn.Module):
     """T5 over retrieved passages.
 
     Args:
-        model: any T5 of transformers (v1.0, v1.1, lm-adapt, flan).
+        model: any T5 of transformers (v1.0, v1.1, lm-adapt, flan, mT5).
         max_padded_tokens: how many tokens, padding included, one encoder call may hold.
     """
 
-    def __init__(self, model: T5ForConditionalGeneration, *, max_padded_tokens: int) -> None:
+    def __init__(self, model: T5Model, *, max_padded_tokens: int) -> None:
         super().__init__()
         self.model = model
         self.max_padded_tokens = max_padded_tokens

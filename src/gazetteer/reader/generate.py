@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from gazetteer.reader.fusion import FusedStates, FusionReader
+
+_SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,9 @@ def _force(
 
 
 def decode_answers(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
-    """Texts of generated ids, special tokens (sentinels among them) removed."""
-    return [
-        text.strip()
-        for text in tokenizer.batch_decode(list(map(list, ids)), skip_special_tokens=True)
-    ]
+    """Texts of generated ids, special tokens and sentinels removed.
+
+    Sentinels are special tokens of T5; of mT5 they are words like any other.
+    """
+    texts = tokenizer.batch_decode(list(map(list, ids)), skip_special_tokens=True)
+    return [_SENTINEL.sub("", text).strip() for text in texts]

@@ -1,7 +1,7 @@
 """Readers from disk or hub, and back.
 
-Any T5 family goes through the stock class and its own config, so tied (v1.0, flan-small excepted)
-and untied heads (v1.1, lm-adapt, flan) are read as they were trained.
+Any T5 family goes through its stock class and its own config, so tied (v1.0, flan-small excepted)
+and untied heads (v1.1, lm-adapt, flan, mT5) are read as they were trained.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ import torch
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    MT5ForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5ForConditionalGeneration,
 )
 
 from gazetteer.errors import CheckpointError
-from gazetteer.reader.fusion import FusionReader
+from gazetteer.reader.fusion import FusionReader, T5Model
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Attention = Literal["eager", "sdpa"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+READER_CLASSES: dict[str, type[T5Model]] = {
+    "t5": T5ForConditionalGeneration,
+    "mt5": MT5ForConditionalGeneration,
+}
+"""By the type of model that a config names."""
 
 HUB_NAMES = {
     f"t5-{size}": f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")
@@ -39,7 +46,7 @@ def load_reader(
     precision: Precision,
     max_padded_tokens: int,
     attention: Attention = "sdpa",
-    fill: Callable[[T5ForConditionalGeneration, torch.dtype], None] | None = None,
+    fill: Callable[[T5Model, torch.dtype], None] | None = None,
 ) -> tuple[FusionReader, PreTrainedTokenizerBase]:
     """Load a T5 reader and its tokenizer.
 
@@ -58,16 +65,14 @@ def load_reader(
     """
     source = HUB_NAMES.get(name_or_folder, name_or_folder)
     try:
-        require_t5(source)
+        kind = reader_class(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
         if fill is not None:
             config = AutoConfig.from_pretrained(source, dropout_rate=dropout)
             with torch.device("meta"):
-                model = T5ForConditionalGeneration._from_config(
-                    config, attn_implementation=attention
-                )
+                model = kind._from_config(config, attn_implementation=attention)
         else:
-            model = T5ForConditionalGeneration.from_pretrained(
+            model = kind.from_pretrained(
                 source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
             )
     except (OSError, ValueError) as error:
@@ -95,15 +100,16 @@ def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def require_t5(source: str) -> None:
-    """Look at the config under a name of the hub or a folder.
+def reader_class(source: str) -> type[T5Model]:
+    """What the config under a name of the hub or a folder is for.
 
     Raises:
         OSError, ValueError: nothing there, or another type of model.
     """
     kind = AutoConfig.from_pretrained(source).model_type
-    if kind != "t5":
-        raise ValueError(f"it is a {kind}, expected a t5 (--reader_model_type)")
+    if kind not in READER_CLASSES:
+        raise ValueError(f"it is a {kind}, expected a t5 or mt5 (--reader_model_type)")
+    return READER_CLASSES[kind]
 
 
 def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
