@@ -22,8 +22,8 @@ from gazetteer.data.passages import PassageStore
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
 from gazetteer.data.templates import PassageTemplate
-from gazetteer.distributed.agreement import raise_together
-from gazetteer.errors import GazetteerError, OptionError
+from gazetteer.distributed.agreement import build_alike
+from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
@@ -79,15 +79,7 @@ def build_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
     Raises:
         GazetteerError: a model cannot be loaded, on this rank or another; the same on every rank.
     """
-    loaded: Models | None = None
-    problem: GazetteerError | None = None
-    try:
-        loaded = _load_models(options, ranks, checkpoint)
-    except GazetteerError as error:
-        problem = error
-    raise_together(problem, ranks)
-    assert loaded is not None
-    return loaded
+    return build_alike(lambda: _load_models(options, ranks, checkpoint), ranks)
 
 
 def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Models:

@@ -224,7 +224,9 @@ def test_two_workers_end_together_with_one_line(tmp_path: Path) -> None:
     assert not _written(tmp_path)
 
 
-@pytest.mark.parametrize("mistake", [("--lr", "-1"), ("--gone", "1"), ("--retriever_model_path",)])
+@pytest.mark.parametrize(
+    "mistake", [("--lr", "-1"), ("--gone", "1"), ("--retriever_model_path",), ("--model_path",)]
+)
 def test_two_workers_show_a_mistake_once(tmp_path: Path, mistake: tuple[str, ...]) -> None:
     arguments = _arguments(tmp_path)
     (tmp_path / "empty").mkdir()

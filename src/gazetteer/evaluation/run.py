@@ -14,7 +14,7 @@ from gazetteer.compute import seed_everything, use_fast_float32_matmul
 from gazetteer.data.examples import ExampleFiles
 from gazetteer.data.passages import PassageStore
 from gazetteer.data_files import build_measures, build_task, open_data, shows_progress
-from gazetteer.distributed.agreement import main_first
+from gazetteer.distributed.agreement import build_alike, main_first
 from gazetteer.evaluation.closed_answers import ClosedAnswers
 from gazetteer.evaluation.collections import CollectionEvaluator, Found, write_collection
 from gazetteer.evaluation.loop import Evaluator, ReadingStage
@@ -90,7 +90,7 @@ def _reading(
         tokenizer=models.reader_tokenizer,
         inputs=build.build_reader_inputs(options, ranks, models, passages),
         generation=build.build_generation(options),
-        closed=_closed_answers(options, models, task),
+        closed=build_alike(lambda: _closed_answers(options, models, task), ranks),
     )
 
 
@@ -193,7 +193,7 @@ def evaluate(options: Options, ranks: Ranks) -> int:
     folder = start_experiment(options.experiment.folder, options, ranks)
     use_fast_float32_matmul()
     seed_everything(options.experiment.seed + ranks.rank)
-    checkpoint = build.model_folder(options)
+    checkpoint = build_alike(lambda: build.model_folder(options), ranks)
     models = build.build_models(options, ranks, checkpoint)
     retrieving = build_retrieving(
         options,

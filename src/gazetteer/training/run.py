@@ -222,11 +222,18 @@ class Beginning:
 def begin(options: Options, ranks: Ranks) -> Beginning:
     """Seed this rank, and find the newest checkpoint of the experiment, else `--model_path`.
 
+    Collective: every rank must call this.
+
     Raises:
         OptionError: a flag that the checkpoint was made with cannot change on the way, or Atlas's
-            own checkpoints are in the experiment's folder.
+            own checkpoints are in the experiment's folder; the same on every rank.
+        CheckpointError: what `--model_path` names is none, or damaged; likewise.
     """
     seed_everything(options.experiment.seed + ranks.rank)
+    return build_alike(lambda: _find_beginning(options), ranks)
+
+
+def _find_beginning(options: Options) -> Beginning:
     checkpoints = CheckpointFolder(options.experiment.folder / "checkpoint")
     resumed = checkpoints.newest_intact()
     if resumed is None:
