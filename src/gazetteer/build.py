@@ -234,7 +234,7 @@ def build_target_tokenizer(options: Options, models: Models) -> TargetTokenizer 
         return None
     return TargetTokenizer(
         models.reader_tokenizer,
-        decoder_start_id=models.reader.model.config.decoder_start_token_id,
+        decoder_start_id=models.reader.decoder_start_id,
         max_length=options.reader.target_maxlength,
         decoder_format=options.reader.decoder_format,
         decoder_prompt_format=options.reader.decoder_prompt_format,

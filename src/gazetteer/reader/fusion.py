@@ -115,6 +115,13 @@ class FusionReader(nn.Module):
         """Number of output tokens."""
         return self.model.config.vocab_size
 
+    @property
+    def decoder_start_id(self) -> int:
+        """The token every answer begins after."""
+        start = self.model.config.decoder_start_token_id
+        assert start is not None, "every T5 has one"
+        return start
+
     def encode(self, inputs: Sequence[Sequence[TokenIds]]) -> EncodedPassages:
         """Encode every passage of every query once, in buckets of similar length.
 
@@ -170,7 +177,7 @@ class FusionReader(nn.Module):
 
     def shift_right(self, tokens: Int[Tensor, "sequence target"]) -> Int[Tensor, "sequence target"]:
         """Decoder inputs that predict `tokens`: start token first, last token dropped."""
-        start = torch.full_like(tokens[:, :1], self.model.config.decoder_start_token_id)
+        start = torch.full_like(tokens[:, :1], self.decoder_start_id)
         return torch.cat([start, tokens[:, :-1]], dim=1)
 
 
