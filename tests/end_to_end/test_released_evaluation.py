@@ -62,7 +62,7 @@ class Released:
         )  # fmt: skip
         labels = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
         read = self.model(encoder_outputs=fused, attention_mask=mask, labels=labels)
-        ids = self.model.generate(
+        ids = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
             encoder_outputs=fused, attention_mask=mask, max_length=GENERATED, num_beams=self.beams
         )
         answers = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
