@@ -3,6 +3,7 @@
 import sys
 
 from gazetteer.dense.training import train as train_dense
+from gazetteer.dense.warm_up import train as train_scorer
 from gazetteer.options import Options
 from gazetteer.program import run_program
 from gazetteer.records import Ranks
@@ -12,7 +13,9 @@ from gazetteer.training.loop import train
 
 def job(options: Options, ranks: Ranks) -> int:
     """What `--task` asks for."""
-    return (train_dense if options.task.task == DENSE else train)(options, ranks)
+    if options.task.task != DENSE:
+        return train(options, ranks)
+    return (train_dense if options.lead.retriever_kind == "de" else train_scorer)(options, ranks)
 
 
 def main() -> int:

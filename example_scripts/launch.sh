@@ -24,6 +24,7 @@ NODES=${NODES:-4}
 DATA_DIR=${DATA_DIR:-atlas_data}
 SAVE_DIR=${SAVE_DIR:-$DATA_DIR/experiments}
 SIZE=${SIZE:-large}
+RENDEZVOUS=(--standalone)
 
 # What scripts read; some of them read only a part.
 # shellcheck disable=SC2034
@@ -40,7 +41,7 @@ SIZE=${SIZE:-large}
 # launch PROGRAM [WORD ...]: start train.py or evaluate.py.
 launch() {
     case $LAUNCHER in
-        torchrun) torchrun --standalone --nproc_per_node "$WORKERS" "$@" ;;
+        torchrun) torchrun "${RENDEZVOUS[@]}" --nproc_per_node "$WORKERS" "$@" ;;
         srun) srun --kill-on-bad-exit=1 python "$@" ;;
         submitit) python example_scripts/submit.py --nodes "$NODES" --workers "$WORKERS" -- "$@" ;;
         python) python "$@" ;;

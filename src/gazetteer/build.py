@@ -7,6 +7,7 @@ order of `step.py`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from gazetteer.data.templates import PassageTemplate
 from gazetteer.distributed.agreement import build_alike
 from gazetteer.errors import OptionError
 from gazetteer.files import require_intact
+from gazetteer.lead.layers import LayerChooser
+from gazetteer.lead.reader_lesson import ReaderLayers
+from gazetteer.lead.states import layer_count
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
 from gazetteer.reader import FusionReader, GenerationSettings, load_reader
@@ -185,7 +189,52 @@ def build_reader_inputs(
     return ReaderInputs(tokens, alone)
 
 
-def build_lesson(options: Options) -> RetrieverLesson | None:
+def build_chooser(
+    options: Options, flag: str, count: int, student_layers: int, teacher_layers: int
+) -> LayerChooser:
+    """Which layers of teacher and student are compared.
+
+    Raises:
+        OptionError: a model has fewer layers than `flag` says.
+    """
+    fewest = min(student_layers, teacher_layers)
+    if count > fewest:
+        raise OptionError(f"--{flag} ({count}) must be at most {fewest}, the layers of a model")
+    return LayerChooser(
+        selection=options.lead.layer_selection,
+        count=count,
+        student_layers=student_layers,
+        teacher_layers=teacher_layers,
+        resample_steps=options.lead.layer_resample_steps,
+        seed=options.experiment.seed,
+    )
+
+
+def build_reader_layers(
+    options: Options, models: Models, steps_done: Callable[[], int]
+) -> ReaderLayers | None:
+    """How the reader's decoder layers teach the retriever's; None when they do not.
+
+    Raises:
+        OptionError: a model has fewer layers than are to be compared.
+    """
+    lead = options.lead
+    if not lead.reader_layer_num or models.retriever is None or models.reader is None:
+        return None
+    return ReaderLayers(
+        chooser=build_chooser(
+            options,
+            "reader_layer_num",
+            lead.reader_layer_num,
+            layer_count(models.retriever.query_tower.model),
+            layer_count(models.reader.model),
+        ),
+        layer_temperature=lead.layer_temperature if lead.layer_score_reweight else None,
+        steps_done=steps_done,
+    )
+
+
+def build_lesson(options: Options, layers: ReaderLayers | None) -> RetrieverLesson | None:
     """How the retriever learns; None when it does not."""
     if not options.retriever.train_retriever:
         return None
@@ -199,6 +248,7 @@ def build_lesson(options: Options) -> RetrieverLesson | None:
         reuse_encodings=options.retriever.reuse_reader_encodings
         or options.optimisation.dropout == 0,
         log_attention=options.retriever.compute_crossattention_stats,
+        layers=layers,
     )
 
 

@@ -113,5 +113,9 @@ BOUNDS: Mapping[str, Bounds] = {
     "dev_passages": _NOT_NEGATIVE,
     "num_train_epochs": _POSITIVE,
     "warmup_ratio": _SHARE,
+    "distill_layer_num": _NOT_NEGATIVE,
+    "reader_layer_num": _NOT_NEGATIVE,
+    "layer_resample_steps": _COUNT,
+    "layer_temperature": _POSITIVE,
 }
 """Every numeric flag and what it may be; of a list, each number."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gazetteer.collection_options import collection_changes, collection_remarks
 from gazetteer.dense_options import dense_overrides, dense_remarks
 from gazetteer.flags import all_flags, flat_values, with_values
+from gazetteer.lead_options import lead_remarks
 from gazetteer.mining_options import mining_remarks
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
@@ -100,6 +101,7 @@ def _remarks(options: Options) -> Iterator[str]:
     yield from _refresh_remarks(options)
     yield from dense_remarks(options)
     yield from mining_remarks(options)
+    yield from lead_remarks(options)
     optimisation, index = options.optimisation, options.index
     if optimisation.shard_optim or optimisation.shard_grads:
         yield (

@@ -21,6 +21,7 @@ from gazetteer.collection_options import (
 from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
+from gazetteer.lead_options import lead_rules
 from gazetteer.mining_options import mining_rules
 from gazetteer.option_bounds import BOUNDS
 from gazetteer.paths import can_be_written, path_kind
@@ -255,10 +256,14 @@ def _folder_rules(options: Options, _: Program) -> Iterator[str]:
     loaded = index.load_index_path
     if loaded is not None and path_kind(loaded) != "folder":
         yield _must("load_index_path", loaded, "be an existing folder")
-    encoder = options.retriever.retriever_model_path
-    is_path = encoder.startswith((".", "/", "~")) or not encoder
-    if is_path and path_kind(encoder) != "folder":
-        yield _must("retriever_model_path", encoder, "be a hub name or an existing folder")
+    loaded_models = {
+        "retriever_model_path": options.retriever.retriever_model_path,
+        "teacher": options.lead.teacher,
+    }
+    for name, model in loaded_models.items():
+        is_path = model is not None and (model.startswith((".", "/", "~")) or not model)
+        if model is not None and is_path and path_kind(model) != "folder":
+            yield _must(name, model, "be a hub name or an existing folder")
     written = {
         "checkpoint_dir": experiment.checkpoint_dir,
         "save_index_path": index.save_index_path,
@@ -285,6 +290,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     dense_rules,
     mining_rules,
     lambda options, program: collection_rules(options, is_training=program == "train"),
+    lead_rules,
     _file_rules,
     _results_rules,
     _folder_rules,

@@ -28,6 +28,7 @@ from gazetteer.flags import (
     flat_values,
     groups_of,
 )
+from gazetteer.lead_options import LeadOptions
 from gazetteer.mining_options import MiningOptions
 from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
@@ -280,6 +281,7 @@ class Options:
     dense: DenseOptions = field(default_factory=DenseOptions)
     mining: MiningOptions = field(default_factory=MiningOptions)
     collections: CollectionOptions = field(default_factory=CollectionOptions)
+    lead: LeadOptions = field(default_factory=LeadOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.lead.layers import NO_LAYERS
+from gazetteer.lead.reader_lesson import ReaderLayers, layer_scores
 from gazetteer.losses import RETRIEVER_LOSSES, reader_loss
 from gazetteer.modes import evaluation_mode
 from gazetteer.reader.attention import attention_statistics, record_cross_attention
 from gazetteer.reader.fusion import EncodedPassages, FusionReader
 from gazetteer.reader.passage_scores import (
+    layer_attention_scores,
     leave_one_out_nll,
     passage_attention_scores,
     passage_log_likelihoods,
@@ -122,6 +125,7 @@ class RetrieverLesson:
         reuse_encodings: score passages on the encoder states of the training pass; exact without
             dropout, otherwise a change of meaning (`--reuse_reader_encodings`).
         log_attention: log how attention statistics agree with the signal.
+        layers: the reader's layers teach the retriever's as well; None: they do not.
     """
 
     mode: str
@@ -130,6 +134,7 @@ class RetrieverLesson:
     reader_temperature: float
     reuse_encodings: bool = False
     log_attention: bool = False
+    layers: ReaderLayers | None = None
 
 
 class TrainingStep(nn.Module):
@@ -194,7 +199,8 @@ class TrainingStep(nn.Module):
         loss = reader_loss(logits, targets.labels, token_count=token_count)
         stats: Stats = {"loss/reader_loss": loss.detach()}
         if lesson is not None:
-            scores = self._retriever_scores(batch, hits.first(lesson.passages))
+            pairs = lesson.layers.pairs() if lesson.layers else NO_LAYERS
+            scores, by_layer = self._scores(batch, hits.first(lesson.passages), pairs.student)
             states = self._states_to_score(lesson, inputs, encoded)
             signal, lesson_stats = self._signal(lesson, states, targets)
             lesson_loss = RETRIEVER_LOSSES[lesson.mode](
@@ -207,19 +213,35 @@ class TrainingStep(nn.Module):
             )
             loss = loss + lesson_loss
             stats |= {"loss/retriever_loss": lesson_loss.detach(), **lesson_stats}
+            if lesson.layers is not None and by_layer is not None:
+                attention = self._layer_attention(states, targets)[list(pairs.teacher)]
+                layer_loss = lesson.layers.loss(
+                    by_layer,
+                    attention,
+                    per_passage(signal),
+                    retriever_temperature=lesson.retriever_temperature,
+                    reader_temperature=lesson.reader_temperature,
+                )
+                loss = loss + layer_loss
+                stats["loss/layer_loss"] = layer_loss.detach()
         stats["loss/train_loss"] = loss.detach()
         return loss, stats | clock.seconds
 
-    def _retriever_scores(self, batch: Batch, hits: Hits) -> Float[Tensor, "query passage"]:
+    def _scores(
+        self, batch: Batch, hits: Hits, layers: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "query passage"], Float[Tensor, "layer query passage"] | None]:
         """Dot products over sqrt(dim), with gradient; a passage hit twice is embedded once."""
         assert self.retriever is not None and self.retriever_tokens is not None
         rows, places = np.unique(hits.rows.numpy(), return_inverse=True)
+        passage_tokens = self.retriever_tokens.passage_inputs(rows)
+        index = torch.from_numpy(places).view(hits.rows.shape)
+        if layers:
+            return layer_scores(self.retriever, batch.query_tokens, passage_tokens, index, layers)
         queries = self.retriever.embed_queries(batch.query_tokens)
-        passages = self.retriever.embed_passages(self.retriever_tokens.passage_inputs(rows))
-        index = torch.from_numpy(places.reshape(-1)).to(passages.device)
-        found = passages.index_select(0, index).view(*hits.rows.shape, -1)
+        passages = self.retriever.embed_passages(passage_tokens)
+        found = passages.index_select(0, index.view(-1).to(passages.device)).view(*index.shape, -1)
         scores = torch.einsum("qd,qkd->qk", queries.float(), found.float())
-        return scores / self.retriever.embedding_dim**0.5
+        return scores / self.retriever.embedding_dim**0.5, None
 
     @torch.no_grad()
     def _states_to_score(
@@ -244,6 +266,12 @@ class TrainingStep(nn.Module):
         with evaluation_mode(self.reader):
             signal = reader_signal(lesson, self.reader, states, targets)
             return signal, _attention_stats(lesson, self.reader, states, targets, signal)
+
+    def _layer_attention(
+        self, states: EncodedPassages, targets: Targets
+    ) -> Float[Tensor, "layer query passage"]:
+        with evaluation_mode(self.reader):
+            return layer_attention_scores(self.reader, states, targets)
 
 
 def reader_signal(
@@ -276,9 +304,13 @@ def _attention_stats(
     statistics = attention_statistics(
         recorded, context.mask, context.passage, targets.mask, passages=states.lengths.shape[1]
     )
-    # emdr's signal is per token; its sum is the log-likelihood of the whole target.
-    helpful = signal if signal.dim() == 2 else signal.sum(dim=2)
+    helpful = per_passage(signal)
     return {f"corr/{name}": correlation(helpful, value) for name, value in statistics.items()}
+
+
+def per_passage(signal: Tensor) -> Float[Tensor, "query passage"]:
+    """The signal; emdr's is per token, and its sum the log-likelihood of the whole target."""
+    return signal if signal.dim() == 2 else signal.sum(dim=2)
 
 
 def correlation(

@@ -31,6 +31,9 @@ NEW = {
     "mine_negatives", "mine_depth", "mine_margin", "mine_new_texts", "mine_memory",
     "qrels", "qrels_split", "measures", "keep_identical",
     "lora_rank", "lora_alpha", "lora_target", "lora_modules",
+    "retriever_kind", "teacher", "teacher_kind", "train_teacher", "distill_layer_num",
+    "reader_layer_num", "layer_selection", "layer_resample_steps", "layer_score_reweight",
+    "layer_temperature",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
     path
     for path in (ROOT / "example_scripts").glob("*/*.sh")
-    if path.parent.name not in ("dense", "factbook", "studies") and path.name != "common.sh"
+    if path.parent.name not in ("dense", "factbook", "lead", "studies") and path.name != "common.sh"
 )
 SUBJECTS = ("anatomy", "virology")
 

@@ -93,6 +93,8 @@ BELOW = {
     "teacher_temperature": 0.0, "gc_q_chunk_size": 0, "gc_p_chunk_size": 0, "q_max_len": 2,
     "p_max_len": 2, "num_train_epochs": 0.0, "warmup_ratio": -0.1, "dev_passages": -1,
     "matryoshka_dims": [0],
+    "distill_layer_num": -1, "reader_layer_num": -1, "layer_resample_steps": 0,
+    "layer_temperature": 0.0,
 }  # fmt: skip
 ABOVE = {
     "main_port": 65536, "seed": 2**32, "mlm_noise_density": 1.0, "min_lm_context_ratio": 1.1,

@@ -9,8 +9,11 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import TargetTokenizer
+from gazetteer.lead.layers import LayerChooser, LayerPairs
+from gazetteer.lead.reader_lesson import ReaderLayers
 from gazetteer.reader import FusionReader
-from gazetteer.records import Batch, Example
+from gazetteer.reader.passage_scores import layer_attention_scores, passage_attention_scores
+from gazetteer.records import Batch, Example, Hits
 from gazetteer.stats import Stopwatch
 from gazetteer.step import (
     GivenPassages,
@@ -75,6 +78,11 @@ class Parts:
             n_context=n_context,
             lesson=teaching,
         )
+
+    def hits(self, count: int) -> Hits:
+        """What is found for the batch."""
+        source = Retrieval(self.world.retriever, self.world.selector())
+        return source.hits(self.batch, count, Stopwatch())
 
 
 @pytest.fixture
@@ -184,6 +192,55 @@ def test_attention_statistics_are_logged_on_request(parts: Parts) -> None:
     names = [name for name in stats if name.startswith("corr/")]
     assert len(names) == 18
     assert float(stats["corr/normssum"]) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["ppmean", "emdr"])
+def test_layers_of_the_reader_teach_layers_of_the_retriever(parts: Parts, mode: str) -> None:
+    chooser = LayerChooser(
+        selection="random", count=1, student_layers=2, teacher_layers=2, resample_steps=1, seed=0
+    )
+    step_number = next(n for n in range(99) if chooser.at(n) == LayerPairs((0,), (1,)))
+    layers = ReaderLayers(chooser=chooser, layer_temperature=10.0, steps_done=lambda: step_number)
+    loss, stats = parts.step(lesson(mode, layers=layers))(parts.batch, True)
+    without, plain = parts.step(lesson(mode))(parts.batch, True)
+    assert stats["loss/retriever_loss"].item() == pytest.approx(
+        plain["loss/retriever_loss"].item(), rel=1e-4
+    )
+    assert (loss - without).item() == pytest.approx(stats["loss/layer_loss"].item(), rel=1e-3)
+
+    # By hand: mean-pooled states of the retriever's first layer against the reader's second.
+    rows = hits_by_hand(parts, 4)
+    model = parts.world.retriever.query_tower.model
+    found, attention = [], []
+    inputs = ReaderInputs(parts.reader_tokens).of(parts.batch.queries, parts.hits(4))
+    states = parts.reader.encode(inputs)
+    by_layer = layer_attention_scores(parts.reader, states, parts.batch.targets)
+    for query in range(2):
+        texts = [parts.batch.query_tokens[query], *parts.world.tokens.passage_inputs(rows[query])]
+        pooled = [
+            model(
+                input_ids=torch.from_numpy(ids)[None].long(), output_hidden_states=True
+            ).hidden_states[1][0].mean(0)
+            for ids in texts
+        ]  # fmt: skip
+        found.append(torch.stack([pooled[0] @ p for p in pooled[1:]]) / 32**0.5 / 0.1)
+        attention.append(by_layer[1, query] / 0.2)
+    divergence = kl_div(
+        torch.stack(found).log_softmax(1), torch.stack(attention).softmax(1), reduction="batchmean"
+    )
+    # One pair of layers has the whole weight.
+    assert stats["loss/layer_loss"].item() == pytest.approx(divergence.item(), rel=1e-4)
+    loss.backward()
+    assert model.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
+
+
+def test_layers_of_the_decoder_average_to_its_attention(parts: Parts) -> None:
+    inputs = ReaderInputs(parts.reader_tokens).of(parts.batch.queries, parts.hits(3))
+    states = parts.reader.encode(inputs)
+    by_layer = layer_attention_scores(parts.reader, states, parts.batch.targets)
+    assert by_layer.shape == (2, 2, 3)
+    whole = passage_attention_scores(parts.reader, states, parts.batch.targets)
+    assert torch.allclose(by_layer.mean(0), whole, rtol=1e-5)
 
 
 def test_given_passages_are_cut_and_missing_ones_marked() -> None:

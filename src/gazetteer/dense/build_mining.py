@@ -8,6 +8,7 @@ from gazetteer.data.passages import PassageStore
 from gazetteer.data.tokens import SpecialTokens
 from gazetteer.data_files import shows_progress
 from gazetteer.dense.batches import DenseBatches
+from gazetteer.dense.distillation import LeadBatches
 from gazetteer.dense.mining import MiningSettings, NegativeMiner
 from gazetteer.options import Options
 from gazetteer.records import Ranks
@@ -18,7 +19,7 @@ def build_mining(
     ranks: Ranks,
     models: build.Models,
     passages: PassageStore | None,
-    batches: DenseBatches,
+    batches: DenseBatches | LeadBatches,
 ) -> tuple[Retrieving | None, NegativeMiner | None]:
     """What `--mine_negatives` needs; None and None without.
 

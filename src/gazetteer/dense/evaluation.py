@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from gazetteer.data.sampling import Draw, evaluation_batches
 from gazetteer.dense.batches import DenseBatches
-from gazetteer.dense.step import DenseStep
 from gazetteer.modes import evaluation_mode
 from gazetteer.records import Ranks
 from gazetteer.reporting import Reporter
@@ -31,7 +31,7 @@ class ValidationLoss:
 
     name: str
     batches: DenseBatches
-    step: DenseStep
+    step: nn.Module
     batch_size: int
     ranks: Ranks
 

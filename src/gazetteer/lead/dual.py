@@ -42,17 +42,16 @@ class VectorStates:
     def scores(self) -> LayerScores:
         """Scores over the passages of all ranks. Collective, and so is the backward pass."""
         passages, first = all_gather_rows_with_gradient(self.passages)
+        final = dual_encoder_scores(self.queries, passages)
+        positive = first_of_own(len(self.queries), len(self.passages), first, final.device)
+        if self.query_layers.shape[1] == 0:
+            return LayerScores(final, final.new_zeros(0, *final.shape), positive)
         passage_layers, _ = all_gather_rows_with_gradient(self.passage_layers)
         layers = [
             dual_encoder_scores(self.query_layers[:, number], passage_layers[:, number])
             for number in range(self.query_layers.shape[1])
         ]
-        final = dual_encoder_scores(self.queries, passages)
-        return LayerScores(
-            final,
-            torch.stack(layers) if layers else final.new_zeros(0, *final.shape),
-            first_of_own(len(self.queries), len(self.passages), first, final.device),
-        )
+        return LayerScores(final, torch.stack(layers), positive)
 
 
 class DualLayers(nn.Module):

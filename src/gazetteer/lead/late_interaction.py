@@ -92,7 +92,9 @@ class TokenStates:
         """
         mine = self._with_longest_queries()
         queries, first_query = all_gather_rows_with_gradient(mine.queries)
-        query_layers, _ = all_gather_rows_with_gradient(mine.query_layers)
+        query_layers = mine.query_layers
+        if query_layers.shape[1]:
+            query_layers, _ = all_gather_rows_with_gradient(query_layers)
         query_mask = all_gather_rows(mine.query_mask.byte())[0].bool()
         found = [late_interaction_scores(queries, query_mask, self.passages, self.passage_mask)]
         found += [

@@ -26,6 +26,10 @@ class LayerPairs:
     teacher: tuple[int, ...]
 
 
+NO_LAYERS = LayerPairs((), ())
+"""Where nothing but final scores is compared."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerChooser:
     """How layers are paired.

@@ -57,6 +57,6 @@ def record_states(model: PreTrainedModel) -> Iterator[RecordedStates]:
 def layer_count(model: PreTrainedModel) -> int:
     """How many layers `record_states` finds; the decoder's where there is one."""
     config = model.config
-    if getattr(config, "is_encoder_decoder", False):
+    if hasattr(model, "decoder"):
         return int(getattr(config, "num_decoder_layers", None) or config.num_hidden_layers)
     return int(config.num_hidden_layers)

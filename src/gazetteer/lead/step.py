@@ -172,9 +172,9 @@ class LeadStep(nn.Module):
             student_states, teacher_states = self.models(batch, self.chooser.at(self.steps_done()))
         student, teacher = student_states.scores(), teacher_states.scores()
         losses = self._losses(student, teacher, count)
-        if not self.lesson.teacher_learns:
-            losses["teacher"] = losses["teacher"].detach()
-        loss = torch.stack(list(losses.values())).sum()
+        # A teacher that does not learn only tells how good it is.
+        counted = losses if self.lesson.teacher_learns else losses | {"teacher": torch.zeros(())}
+        loss = torch.stack([term.to(student.final) for term in counted.values()]).sum()
         # Averaged over this rank's queries, as the log weighs them.
         share = count.item() / max(mine, 1)
         stats: dict[str, Tensor | float] = {
@@ -222,7 +222,7 @@ class LeadStep(nn.Module):
 
     def _weights(self, teacher: LayerScores, count: Float[Tensor, ""]) -> Float[Tensor, " layer"]:
         """Weights of the layers, the same on every rank."""
-        if self.lesson.layer_temperature is None:
+        if self.lesson.layer_temperature is None or not len(teacher.layers):
             return teacher.layers.new_ones(len(teacher.layers))
         losses = layer_losses(teacher.layers.detach(), teacher.positive, query_count=count)
         return layer_weights(

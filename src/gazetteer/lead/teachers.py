@@ -1,7 +1,8 @@
-"""Teachers and other models with layers, by kind: from a name or folder, and back into a folder.
+"""Late-interaction models and cross-encoders from a name or folder, and back into a folder.
 
 Folders of sentence-transformers are opened by its classes. Where it has none for what LEAD does,
-plain transformers of the folder are put into one of them, in LEAD's way.
+plain transformers of the folder are put into one of them, in LEAD's way. Dual encoders are opened
+by `retriever/loading.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from gazetteer.lead.cross_encoder import CrossLayers
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.heads import head_of, pair_format
 from gazetteer.lead.late_interaction import LateInteraction, Marking
-from gazetteer.retriever import DualEncoder, EmbeddingBatch, TextEncoder
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
@@ -34,7 +34,6 @@ QUERY_MARK, PASSAGE_MARK = "[unused1]", "[unused2]"
 """Stand for the first token. Source: LEAD."""
 LATE_INTERACTION_KINDS = {"MultiVectorEncoder", "ColBERT", "HF_ColBERT", "ForRetrieval"}
 CROSS_ENCODER_KINDS = {"CrossEncoder", "ForSequenceClassification"}
-POOLINGS = {"mean": "mean", "cls": "cls", "mean_sqrt_len_tokens": "sqrt"}
 
 
 def open_late_interaction(
@@ -95,27 +94,6 @@ def open_cross_encoder(
             max_padded_tokens=max_padded_tokens,
         )
         return model, encoder.tokenizer
-
-
-def open_sentence_transformer(
-    name: str, *, dropout: float, attention: str, batch: EmbeddingBatch
-) -> tuple[DualLayers, PreTrainedTokenizerBase]:
-    """A dual encoder of sentence-transformers with mean, cls or sqrt pooling, and its tokenizer.
-
-    Raises:
-        CheckpointError: it cannot be loaded, or makes vectors in another way.
-    """
-    with _explained(name, "a dual encoder"):
-        encoder = _library().SentenceTransformer(
-            name, device="cpu", model_kwargs={"attn_implementation": attention}
-        )
-        kinds = [type(module).__name__ for module in encoder]
-        pooling = POOLINGS.get(getattr(encoder[1], "pooling_mode", "")) if len(kinds) > 1 else None
-        if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) > {"Normalize"} or not pooling:
-            raise CheckpointError(f"{name}: a dual encoder made of {', '.join(kinds)} is not known")
-        _prepare(encoder, dropout)
-        tower = TextEncoder(encoder[0].model, pooling=cast(Any, pooling), normalize=len(kinds) > 2)
-        return DualLayers(DualEncoder(tower, tower, batch)), encoder.tokenizer
 
 
 def save_layered(

@@ -151,6 +151,38 @@ def passage_attention(
     return sums
 
 
+def passage_attention_by_layer(
+    recorded: CrossAttention,
+    context_mask: Bool[Tensor, "sequence token"],
+    passage: Int[Tensor, "sequence token"],
+    target_mask: Bool[Tensor, "sequence target"],
+    *,
+    passages: int,
+) -> Float[Tensor, "layer sequence passage"]:
+    """Attention each passage received in each decoder layer; their mean is `passage_attention`.
+
+    Args:
+        recorded: one decoder pass over `passages` fused passages.
+        context_mask: True at real passage tokens.
+        passage: which passage each token belongs to.
+        target_mask: True at target tokens that count.
+        passages: number of passages per sequence.
+
+    Returns:
+        Lowest layer first, float32, no gradient.
+    """
+    layers = zip(recorded.weights, recorded.values, strict=True)
+    return torch.stack(
+        [
+            passage_attention(
+                CrossAttention([weights], [values]), context_mask, passage, target_mask,
+                passages=passages,
+            )
+            for weights, values in layers
+        ]
+    )  # fmt: skip
+
+
 def _sum_per_passage(values: Tensor, passage: Tensor, passages: int) -> Tensor:
     return values.new_zeros(len(values), passages).scatter_add_(1, passage, values)
 

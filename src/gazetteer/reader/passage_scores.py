@@ -10,7 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gazetteer.reader.attention import passage_attention, record_cross_attention
+from gazetteer.reader.attention import (
+    passage_attention,
+    passage_attention_by_layer,
+    record_cross_attention,
+)
 from gazetteer.reader.fusion import EncodedPassages, FusionReader, sequence_chunks
 from gazetteer.records import Targets
 
@@ -80,6 +84,23 @@ def passage_attention_scores(
     with record_cross_attention(reader.model) as recorded:
         reader.decode(context, targets.decoder_input_ids)
     return passage_attention(
+        recorded,
+        context.mask,
+        context.passage,
+        targets.mask,
+        passages=encoded.lengths.shape[1],
+    )
+
+
+@torch.no_grad()
+def layer_attention_scores(
+    reader: FusionReader, encoded: EncodedPassages, targets: Targets
+) -> Float[Tensor, "layer query passage"]:
+    """The same, decoder layer by decoder layer."""
+    context = encoded.fused()
+    with record_cross_attention(reader.model) as recorded:
+        reader.decode(context, targets.decoder_input_ids)
+    return passage_attention_by_layer(
         recorded,
         context.mask,
         context.passage,

@@ -80,6 +80,9 @@ def read_sentence_way(folder: Path) -> tuple[TokenPooling, bool] | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not readable ({error})") from None
+    more = kinds.keys() - {"Transformer", "Pooling", "Normalize"}
+    if more:
+        raise CheckpointError(f"{path}: has a module that is not known here ({min(more)})")
     # Newer versions name the one mode; older ones have a truth for each.
     named = config.get("pooling_mode")
     chosen: list[TokenPooling] = [

@@ -51,6 +51,7 @@ FIXED_BY_CHECKPOINT = {
     "projection_in_dim",
     "projection_out_dim",
     "query_side_retriever_training",
+    "retriever_kind",
     "retriever_normalize",
     "retriever_pooling",
     "untie_retriever",
@@ -121,6 +122,7 @@ class TrainingRun:
         checkpoints: where it is saved.
         export: told each new checkpoint, on the main rank alone; None for nothing.
         miner: called with every new version of the index; None where nothing is mined.
+        save_more: writes further models into a checkpoint's folder, on the main rank alone.
     """
 
     options: Options
@@ -138,6 +140,7 @@ class TrainingRun:
     checkpoints: CheckpointFolder
     export: Callable[[Path], None] | None = None
     miner: Miner | None = None
+    save_more: Callable[[Path], None] | None = None
 
     def trains_retriever(self, micro_batch: int) -> bool:
         """Whether the retriever learns from the micro-batch of this (0-based) number."""
@@ -178,6 +181,8 @@ class TrainingRun:
             save_models(self.models, folder)
             if self.miner is not None:
                 self.miner.save(folder)
+            if self.save_more is not None:
+                self.save_more(folder)
 
     def _note_index(self) -> IndexEncoders:
         """Put what the index is into the position, and say which weights made it."""
@@ -264,8 +269,8 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         data.corpus,
         filters=data.task.filters,
     )
-    step = _training_step(options, ranks, models, retrieving, data.train.passages)
     state, peak_rates = _state(options, models)
+    step = _training_step(options, ranks, models, retrieving, data.train.passages, state.position)
     evaluations = tuple(
         build_evaluation(options, ranks, models, retrieving, data.task, files)
         for files in data.evaluations
@@ -384,6 +389,7 @@ def _training_step(
     models: build.Models,
     retrieving: Retrieving | None,
     given_passages: PassageStore | None,
+    position: Position,
 ) -> TrainingStep:
     passages = retrieving.corpus if retrieving else given_passages
     assert models.reader is not None
@@ -394,7 +400,9 @@ def _training_step(
         retriever=models.retriever,
         reader=models.reader,
         n_context=options.reader.n_context,
-        lesson=build.build_lesson(options),
+        lesson=build.build_lesson(
+            options, build.build_reader_layers(options, models, lambda: position.micro_batches)
+        ),
     )
 
 

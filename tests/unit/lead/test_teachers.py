@@ -12,16 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 from gazetteer.errors import CheckpointError
 from gazetteer.lead.cross_encoder import CrossLayers, PairFormat
-from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.heads import pair_format
 from gazetteer.lead.late_interaction import LateInteraction
 from gazetteer.lead.teachers import (
     open_cross_encoder,
     open_late_interaction,
-    open_sentence_transformer,
     save_layered,
 )
-from gazetteer.retriever import EmbeddingBatch
 from tests.support.lead_models import (
     lead_tokenizer,
     save_classifier,
@@ -33,7 +30,6 @@ from tests.support.tiny_models import save_tiny_retriever
 
 QUERIES = ("what is paris", "capital of france and the big city in the north of europe")
 PASSAGES = ("paris is a city", "london", "france", "the river in the old city")
-BATCH = EmbeddingBatch(2, 64)
 
 
 def late_interaction(folder: Path) -> tuple[LateInteraction, PreTrainedTokenizerFast]:
@@ -160,16 +156,6 @@ def test_pairs_are_joined_as_the_tokenizer_does():
     assert PairFormat((9,)).join(np.array([2, 5, 3]), np.array([2, 6, 3])).tolist() == [
         2, 5, 3, 9, 6, 3
     ]  # fmt: skip
-
-
-def test_dual_encoder_of_the_library(encoder, tmp_path):
-    library = sentence_transformers.SentenceTransformer(str(encoder), device="cpu")
-    library.append(sentence_transformers.base.modules.Normalize())
-    library.save_pretrained(str(tmp_path))
-    model, _ = open_sentence_transformer(str(tmp_path), dropout=0.0, attention="eager", batch=BATCH)
-    assert isinstance(model, DualLayers)
-    expected = library.encode(list(QUERIES)) @ library.encode(list(PASSAGES)).T
-    assert torch.allclose(scored(model).final, torch.from_numpy(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("opened", [late_interaction, cross_encoder])
