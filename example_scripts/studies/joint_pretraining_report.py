@@ -33,6 +33,16 @@ NAMES = {
 BASE = ("untouched", "fixed")
 """What the others are compared with: the models as they come, the reader alone fine-tuned."""
 
+PAIRS = (
+    (("pdist", "pdist"), ("none", "pdist")),
+    (("pdist", "pdist"), ("untouched", "pdist")),
+    (("untouched", "pdist"), ("untouched", "fixed")),
+    (("untouched", "adist"), ("untouched", "pdist")),
+    (("untouched", "emdr2"), ("untouched", "pdist")),
+    (("untouched", "loop"), ("untouched", "pdist")),
+)
+"""What is set against what, seed by seed."""
+
 CUTOFFS = (1, 5, 20)
 RECALLS = tuple(f"answer_recall@{k}" for k in CUTOFFS)
 Metrics = dict[str, float]
@@ -247,6 +257,28 @@ def tuning_table(study: Study, shots: int) -> str:
     return table([*heading, *(f"recall@{k}" for k in CUTOFFS), "n"], rows)
 
 
+def pairs_table(study: Study, shots: int) -> str:
+    """Differences between runs of the same seed."""
+    scores = {
+        (run.pretraining, run.method, run.seed): run.metrics
+        for run in study.tuned
+        if run.shots == shots
+    }
+    rows = []
+    for pair in PAIRS:
+        first, second = pair
+        seeds = [seed for *way, seed in scores if (*way,) == first and (*second, seed) in scores]
+        cells = [
+            spread([scores[*first, s][metric] - scores[*second, s][metric] for s in seeds])
+            for metric in ("exact_match", "f1", "answer_recall@1")
+            if all(metric in scores[*way, s] for way in pair for s in seeds)
+        ]
+        if seeds and len(cells) == 3:
+            names = [" / ".join(NAMES[name] for name in way) for way in pair]
+            rows.append([*names, *cells, str(len(seeds))])
+    return table(["pre-training / fine-tuning", "less", "EM", "F1", "recall@1", "n"], rows)
+
+
 def report(study: Study) -> str:
     """Every table, each under its heading."""
     parts = ["### Held-out passages", pretraining_table(study)]
@@ -257,6 +289,7 @@ def report(study: Study) -> str:
         parts += [
             f"### {shots} questions",
             tuning_table(study, shots),
+            pairs_table(study, shots),
             f"95 % bootstrap interval of one run's EM, over questions: ± {width:.1f} on average.",
         ]
     hours = sum(study.seconds.values()) / 3600
