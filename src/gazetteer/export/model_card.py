@@ -45,7 +45,7 @@ def model_card(trained: Trained, tower: TextEncoder, role: Role, title: str) -> 
         front |= {} if licence is None else {"license": licence}
         front |= {"base_model": base} if path_kind(base) == "nothing" else {}
     parts = [
-        f"{FRONT}{yaml.safe_dump(front, sort_keys=False)}{FRONT}",
+        f"{FRONT}{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {title}",
         _summary(tower, role),
         _usage(trained, tower, role),

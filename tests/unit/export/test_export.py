@@ -155,6 +155,22 @@ def test_a_decoders_token_is_refused_in_one_line(
     assert "is there already" in capsys.readouterr().err
 
 
+def test_a_folder_of_sentence_transformers_stays_what_it_is(
+    tmp_path: Path, retriever_folder: Path
+) -> None:
+    model = load(retriever_folder, pooling="cls", normalize=True)
+    save_retriever(model, retriever_tokenizer(), tmp_path / "model")
+    (tmp_path / "model" / "embedding.json").unlink()
+    export_sentence_transformers(str(tmp_path / "model"), tmp_path / "out")
+    found = load(tmp_path / "out").query_tower
+    assert (found.pooling, found.normalize) == ("cls", True)
+    headed = load(retriever_folder, new_head=NewHead(output_dim=8))
+    save_retriever(headed, retriever_tokenizer(), tmp_path / "headed")
+    (tmp_path / "headed" / "embedding.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has a module that is not known here \(Dense\)"):
+        open_trained(str(tmp_path / "headed"))
+
+
 def test_other_vectors_are_not_written(
     tmp_path: Path, retriever_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
