@@ -14,8 +14,8 @@ from gazetteer.index import read_manifest
 from gazetteer.records import Ranks
 from gazetteer.retriever.encoder import TextEncoder
 from gazetteer.retriever.sentence_files import describe_for_sentence_transformers
-from tests.support.collections import Collection, make_collection
 from tests.support.ranks import run_on_ranks
+from tests.support.tiny_collections import Collection, make_collection
 from tests.support.tiny_models import (
     retriever_tokenizer,
     save_tiny_reader,

@@ -13,7 +13,7 @@ from gazetteer.dense import bm25
 from gazetteer.errors import OptionError
 from gazetteer.ir.runs import read_run
 from gazetteer.mining.bm25 import Bm25, Bm25Settings
-from tests.support.collections import make_collection
+from tests.support.tiny_collections import make_collection
 
 TEXTS = [("red", "river"), ("", "a river and a red river, rivers"), ("", "the lake"), ("", "")]
 

@@ -10,7 +10,7 @@ import build_hn
 import build_train
 import pytest
 
-from tests.support.collections import Collection, make_collection
+from tests.support.tiny_collections import Collection, make_collection
 from tests.support.tiny_models import retriever_tokenizer
 
 TOKENIZER = retriever_tokenizer()
