@@ -40,6 +40,7 @@ bench: install
 	$(BIN)/python -m benchmarks.refresh
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.compressed_recall
+	$(BIN)/python -m benchmarks.dense_training
 
 docs: install
 	$(BIN)/python -m gazetteer.flags_page > docs/flags.md

@@ -165,12 +165,14 @@ def test_distillation_and_flags_of_our_own(world: Path) -> None:
     )
     assert options.dense.dense_loss == "kl"
     assert options.dense.dense_temperature == 0.5
+    assert words_of(world, "--param_efficient_method", "lora").towers.lora_rank == 8
 
 
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
         (["--evaluation_strategy", "epoch"], "invalid choice: 'epoch'"),
+        (["--param_efficient_method", "prefix"], "--param_efficient_method (prefix) must be lora"),
         (["--no_such_flag", "1"], "no_such_flag"),
         (["--train_dir", "/nowhere"], "--train_path or --train_dir"),
         (["--adam_beta1", "0.8"], "--adam_beta1 (0.8) must be 0.9"),

@@ -33,6 +33,8 @@ NEVER = 2**31
 CHECKPOINTS = "checkpoint"
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "fixed"}
 DISTILLATION = {"pairwise": "margin_mse", "listwise": "kl"}
+LORA_RANK = 8
+"""OpenDelta's default, which OpenMatch uses."""
 WHEN = ("no", "steps")
 IDLE = {
     "do_train": "it trains in any case; an output folder of something else is refused in any case",
@@ -125,7 +127,7 @@ def _add_towers(parser: SeedParser) -> None:
     parser.add_argument("--pooling", choices=POOLINGS, help="none = as the model notes, or first")
     parser.add_switch("--normalize", "scale embeddings to length 1")
     parser.add_switch("--untie_encoder", "separate towers for queries and passages")
-    parser.add_argument("--param_efficient_method", help="not here: see --lora_rank of train.py")
+    parser.add_argument("--param_efficient_method", help="lora, of rank 8 or --lora_rank")
     parser.add_argument("--doc_template", help='none = "<title>", the separator, "<text>"')
 
 
@@ -141,10 +143,9 @@ def train_words(values: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     """
     if values.adam_beta1 != 0.9:
         raise OptionError(f"--adam_beta1 ({values.adam_beta1}) must be 0.9")
-    if values.param_efficient_method is not None:
+    if values.param_efficient_method not in (None, "lora"):
         raise OptionError(
-            f"--param_efficient_method ({values.param_efficient_method}) must be left out: LoRA is "
-            "switched on by --lora_rank"
+            f"--param_efficient_method ({values.param_efficient_method}) must be lora"
         )
     output = values.output_dir.resolve()
     at_once = values.gradient_accumulation_steps
@@ -179,6 +180,8 @@ def train_words(values: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     pooling, normalize = way_of(values.model_name_or_path, values.pooling, values.normalize)
     flags |= {"retriever_pooling": pooling, "retriever_normalize": normalize}
     flags |= _length(values, at_once) | _evaluation(values, at_once)
+    if values.param_efficient_method is not None:
+        flags["lora_rank"] = LORA_RANK
     if values.distillation:
         flags["dense_loss"] = DISTILLATION[values.distil_mode]
     return [*(word for name, value in flags.items() for word in _words(name, value)), *rest]
