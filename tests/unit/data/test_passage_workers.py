@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,6 +159,8 @@ def test_no_process_outlives_the_program(tmp_path: Path, number: signal.Signals)
         [sys.executable, "-c", ENDLESS, str(source), str(tmp_path / "cache")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        # Where the tests run in the background of a shell, interrupts are ignored, by heirs too.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert program.stdout is not None
     assert program.stdout.readline() == "started\n"
