@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config
 
 from gazetteer.errors import (
     CheckpointError,
@@ -462,8 +463,9 @@ def test_examples_that_no_passage_came_with_are_read_alone(world: Path, tmp_path
 
 
 def test_models_of_the_wrong_kind_are_named(world: Path) -> None:
-    with pytest.raises(CheckpointError, match="it is a t5, expected an encoder such as BERT"):
-        run_evaluate(world, name="x", retriever_model_path=world / "reader")
+    GPT2Config().save_pretrained(world / "gpt2")
+    with pytest.raises(CheckpointError, match="it is a gpt2, expected an encoder such as BERT"):
+        run_evaluate(world, name="x", retriever_model_path=world / "gpt2")
     with pytest.raises(CheckpointError, match="it is a bert, expected a t5 or mt5"):
         run_evaluate(world, name="x", reader_model_type=world / "retriever")
 
