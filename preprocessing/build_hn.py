@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_files import exit_code
 from training_lines import add_margin, parser_of, positive, run
+
+from gazetteer.one_line_errors import exit_code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gazetteer.errors import GazetteerError
 from gazetteer.files import sync
 
 SHOTS = 64
@@ -59,16 +57,3 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help=f"of the choice of {SHOTS} examples")
     return parser
-
-
-def exit_code(program: str, work: Callable[[], None]) -> int:
-    """Do `work`; 0, or after one line on stderr the code of what went wrong."""
-    try:
-        work()
-    except GazetteerError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0

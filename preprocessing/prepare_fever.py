@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_files import SHOTS, data_folder, exit_code, few, parser_of, write_rows
+from data_files import SHOTS, data_folder, few, parser_of, write_rows
 from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
+from gazetteer.one_line_errors import exit_code
 
 SOURCES = {
     "train": "https://fever.ai/download/fever/train.jsonl",

@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_files import exit_code
-
 from gazetteer.data.jsonl import BadLineError, describe
 from gazetteer.errors import DataError
 from gazetteer.ir.collections import write_queries
@@ -27,6 +25,7 @@ from gazetteer.ir.records import Qrels, Query, TrainingLine
 from gazetteer.ir.training_files import write_training_lines
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.ir.whole_files import written_whole
+from gazetteer.one_line_errors import exit_code
 
 FLAG = "--input_dir"
 

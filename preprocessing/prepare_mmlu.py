@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from archives import members
-from data_files import data_folder, exit_code, parser_of, write_rows
+from data_files import data_folder, parser_of, write_rows
 from downloading import fetch
 
 from gazetteer.errors import DataError
+from gazetteer.one_line_errors import exit_code
 
 SOURCE = "https://people.eecs.berkeley.edu/~hendrycks/data.tar"
 LETTERS = "ABCD"

@@ -18,11 +18,11 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from data_files import exit_code
 
 from gazetteer.errors import DataError, OptionError
 from gazetteer.ir.lines import read_fields
 from gazetteer.ir.whole_files import written_whole
+from gazetteer.one_line_errors import exit_code
 from gazetteer.progress import progress
 
 LARGEST_ID = 2**63 - 1

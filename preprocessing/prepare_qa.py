@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from archives import members
-from data_files import data_folder, exit_code, few, parser_of, write_rows
+from data_files import data_folder, few, parser_of, write_rows
 from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
 from gazetteer.errors import DataError
+from gazetteer.one_line_errors import exit_code
 
 NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/master/nq_open"
 SOURCES = {

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_files import data_folder, exit_code, parser_of, write_rows
+from data_files import data_folder, parser_of, write_rows
 from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
 from gazetteer.errors import DataError
+from gazetteer.one_line_errors import exit_code
 
 BASE = "https://storage.googleapis.com/gresearch/templama"
 SOURCES = {"train": f"{BASE}/train.json", "valid": f"{BASE}/val.json", "test": f"{BASE}/test.json"}

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_files import exit_code, write_rows
+from data_files import write_rows
 
 from gazetteer.errors import DataError
+from gazetteer.one_line_errors import exit_code
 
 FLAG = "--source"
 

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_files import exit_code
 from downloading import fetch
+
+from gazetteer.one_line_errors import exit_code
 
 RELEASE = "https://dl.fbaipublicfiles.com/atlas"
 SIZES = ("base", "large", "xl", "xxl")

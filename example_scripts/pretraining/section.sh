@@ -4,26 +4,11 @@
 #   bash example_scripts/pretraining/section.sh
 #
 # From plain T5 and Contriever. The passages are the training data; the one in question is not
-# retrieved. The release of Atlas has no script for it;
-# settings are those of mlm.sh. VALID is text that training does not see, such as a few thousand passages taken
-# out of the corpus beforehand.
+# retrieved. The release of Atlas has no script for
+# it; settings are those of mlm.sh.
 #SBATCH --nodes=8 --ntasks-per-node=8 --gpus-per-node=8
 set -euo pipefail
 source example_scripts/launch.sh
+source example_scripts/pretraining/common.sh
 
-STEPS=${STEPS:-10000}
-TRAIN=${TRAIN:-${PASSAGES[0]}}
-VALID=${VALID:-$WIKI/valid.jsonl}
-
-launch train.py --task section --name "${NAME:-pretraining-section-$SIZE}" --checkpoint_dir "$SAVE_DIR" \
-    --train_data "$TRAIN" --eval_data "$VALID" --passages "${PASSAGES[@]}" \
-    --reader_model_type "$READER" --retriever_model_path facebook/contriever \
-    --train_retriever --refresh_index 1000 --gold_score_mode pdist \
-    --temperature_gold 0.01 --temperature_score 0.01 \
-    --retrieve_with_rerank --n_to_rerank_with_retrieve_with_rerank 100 \
-    --n_context 20 --retriever_n_context 20 --text_maxlength 384 --target_maxlength 64 \
-    --min_words_per_lm_instance 10 \
-    --per_gpu_batch_size 2 --precision fp32 "${SAVE_MEMORY[@]}" \
-    --lr 1e-4 --lr_retriever 1e-5 --scheduler linear --dropout 0.1 --weight_decay 0.01 \
-    --warmup_steps 1000 --total_steps "$STEPS" --eval_freq 1000 --save_freq 1000 --log_freq 10 \
-    "$@"
+launch train.py --task section --name "${NAME:-pretraining-section-$SIZE}" "${PRETRAINING[@]}" "$@"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gazetteer.convert.atlas_checkpoint import ATLAS_FILE, atlas_file
 from gazetteer.convert.conversion import ModelNames, export_atlas, import_atlas, is_ours
-from gazetteer.errors import CheckpointError, GazetteerError, OptionError
+from gazetteer.errors import CheckpointError, OptionError
+from gazetteer.one_line_errors import exit_code
 from gazetteer.reader_names import full_reader_name, is_reader_name
 
 
@@ -22,15 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        convert(parsed)
-    except GazetteerError as error:
-        sys.stderr.write(f"gazetteer.convert: error: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        sys.stderr.write(f"gazetteer.convert: error: {error.filename}: {error.strerror}\n")
-        return GazetteerError.exit_code
-    return 0
+    return exit_code("gazetteer.convert: error", lambda: convert(parsed))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gazetteer.data.passage_rows import IDS_OF_OTHERS, SourceFormat
-from gazetteer.errors import GazetteerError, OptionError
+from gazetteer.errors import OptionError
 from gazetteer.ir.answer_accuracy import accuracies, answer_positions
 from gazetteer.ir.collections import read_documents
 from gazetteer.ir.judgements import read_qrels
@@ -28,6 +28,7 @@ from gazetteer.ir.question_files import read_questions
 from gazetteer.ir.runs import read_run
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.bootstrap import bootstrap_interval
+from gazetteer.one_line_errors import exit_code
 
 PROGRAM = "gazetteer.dense.evaluate"
 EXIT_CODES = "exit codes: 0 done, 2 something is wrong, said in one line"
@@ -48,12 +49,7 @@ def run_command(
     """Run what the parser's `run` says; errors are one line. Returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     parsed = parser.parse_args(arguments)
-    try:
-        parsed.run(parsed)
-    except GazetteerError as error:
-        sys.stderr.write(f"{program}: error: {error}\n")
-        return error.exit_code
-    return 0
+    return exit_code(f"{program}: error", lambda: parsed.run(parsed))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,9 +27,10 @@ from transformers import (
     T5Config,
 )
 
-from gazetteer.errors import CheckpointError, GazetteerError, OptionError
+from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.files import replace_json
 from gazetteer.index.conversion import appearing_folder
+from gazetteer.one_line_errors import exit_code
 from gazetteer.retriever.loading import is_t5
 
 logger = logging.getLogger(__name__)
@@ -50,15 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
+
+    def work() -> None:
         scale_t5(parsed.input_model_path, parsed.output_model_path, parsed.num_layers)
-    except GazetteerError as error:
-        sys.stderr.write(f"scale_t5_weights: error: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        sys.stderr.write(f"scale_t5_weights: error: {error.filename}: {error.strerror}\n")
-        return GazetteerError.exit_code
-    return 0
+
+    return exit_code("scale_t5_weights: error", work)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -48,9 +48,10 @@ from gazetteer.records import Ranks
 from gazetteer.refresh_schedule import parse_refresh_schedule
 from gazetteer.reporting import start_experiment, start_log
 from gazetteer.retriever import DualEncoder, save_retriever
+from gazetteer.training.beginning import Beginning, begin
 from gazetteer.training.loop import carry_out
 from gazetteer.training.plan import StepPlan
-from gazetteer.training.run import Beginning, TrainingRun, begin, start, step_plan, train_state
+from gazetteer.training.run import TrainingRun, start, step_plan, train_state
 
 RETRIEVER = "retriever"
 """Name of the only model that learns, for the state and the log."""

@@ -35,8 +35,9 @@ from gazetteer.records import Ranks
 from gazetteer.reporting import start_experiment, start_log
 from gazetteer.stats import Stopwatch
 from gazetteer.step import Stats
+from gazetteer.training.beginning import Beginning, begin
 from gazetteer.training.loop import carry_out
-from gazetteer.training.run import Beginning, TrainingRun, begin, train_state
+from gazetteer.training.run import TrainingRun, train_state
 
 
 class RankingStep(nn.Module):

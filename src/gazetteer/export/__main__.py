@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gazetteer.errors import GazetteerError
 from gazetteer.export.folders import export_openmatch, export_sentence_transformers
+from gazetteer.one_line_errors import exit_code
 
 TARGETS = {
     "sentence-transformers": export_sentence_transformers,
@@ -25,15 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        TARGETS[parsed.to](parsed.source, parsed.output)
-    except GazetteerError as error:
-        sys.stderr.write(f"gazetteer.export: error: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        sys.stderr.write(f"gazetteer.export: error: {error.filename}: {error.strerror}\n")
-        return GazetteerError.exit_code
-    return 0
+    export = TARGETS[parsed.to]
+    return exit_code("gazetteer.export: error", lambda: export(parsed.source, parsed.output))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from gazetteer.index.description import describe_atlas, describe_saved, shown_js
 from gazetteer.index.encoders import MAX_TOKENS, UNKNOWN_ENCODER, load_encoder
 from gazetteer.index.manifest import MANIFEST, EncoderIdentity
 from gazetteer.index.verification import content_bytes, find_problems
+from gazetteer.one_line_errors import exit_code
 from gazetteer.option_rules import retriever_format_problems
 from gazetteer.progress import progress
 
@@ -41,14 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     # Of a model of some megabytes, it would only hide what is said.
     disable_progress_bar()
-    try:
-        return parsed.run(parsed)
-    except GazetteerError as error:
-        sys.stderr.write(f"gazetteer.index: error: {error}\n")
-        return error.exit_code
-    except OSError as error:
-        sys.stderr.write(f"gazetteer.index: error: {error.filename}: {error.strerror}\n")
-        return GazetteerError.exit_code
+    return exit_code("gazetteer.index: error", lambda: parsed.run(parsed))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,15 +6,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from gazetteer.errors import GazetteerError
 from gazetteer.ir.measures import Measured
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.bootstrap import bootstrap_interval
+from gazetteer.optional_packages import import_optional
 
 RESAMPLES = 9_999
 DRAWS_AT_ONCE = 1 << 20
@@ -95,10 +94,11 @@ def t_test(differences: Float64[np.ndarray, " query"]) -> float | None:
         return None
     if not differences.any():
         return 1.0
+    stats = import_optional("scipy.stats", "tests of significance need scipy")
     with warnings.catch_warnings():
         # Differences that are all the same: p is 0, which is what comes out.
         warnings.simplefilter("ignore", RuntimeWarning)
-        return float(_scipy_stats().ttest_1samp(differences, 0.0).pvalue)
+        return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def randomisation_test(differences: Float64[np.ndarray, " query"], seed: int = 0) -> float:
@@ -124,16 +124,6 @@ def randomisation_test(differences: Float64[np.ndarray, " query"], seed: int = 0
         extreme += int((np.abs((1.0 - 2.0 * flips) @ changed) >= needed).sum())
     # A draw counts the signs that were found, too: p is never 0.
     return extreme / draws if is_exact else (extreme + 1) / (draws + 1)
-
-
-def _scipy_stats() -> Any:  # noqa: ANN401 - a module
-    try:
-        from scipy import stats
-    except ImportError:
-        raise GazetteerError(
-            "tests of significance need scipy: pip install gazetteer[dense]"
-        ) from None
-    return stats
 
 
 def differing_queries(first: Measured, second: Measured, name: str) -> list[tuple[str, float]]:

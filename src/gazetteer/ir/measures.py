@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from gazetteer.errors import GazetteerError, OptionError
+from gazetteer.errors import OptionError
 from gazetteer.ir.records import Qrels, Run
 from gazetteer.ir.runs import ranked
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.bootstrap import bootstrap_interval
+from gazetteer.optional_packages import import_optional
 
 DEFAULT_MEASURES = ("nDCG@10", "MRR@10", "MAP", "R@20", "R@100", "R@1000")
 COLLECTION_MEASURES = DEFAULT_MEASURES[:-1]
@@ -113,15 +114,9 @@ def load_ir_measures() -> Any:  # noqa: ANN401 - a module
     """The package ir-measures, imported on first use.
 
     Raises:
-        GazetteerError: it is not installed.
+        OptionError: it is not installed.
     """
-    try:
-        import ir_measures
-    except ImportError:
-        raise GazetteerError(
-            "measures of retrieval need ir-measures: pip install gazetteer[dense]"
-        ) from None
-    return ir_measures
+    return import_optional("ir_measures", "measures of retrieval need ir-measures")
 
 
 @dataclass(frozen=True, slots=True)

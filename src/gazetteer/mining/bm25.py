@@ -12,6 +12,7 @@ import numpy as np
 from gazetteer.data.passage_workers import usable_processes
 from gazetteer.data.passages import PassageStore
 from gazetteer.errors import OptionError
+from gazetteer.optional_packages import import_optional
 from gazetteer.progress import progress
 
 WORDS = r"(?u)\b\w+\b"
@@ -103,10 +104,7 @@ def _texts(corpus: PassageStore, update: Callable[[int], object]) -> Iterator[st
 
 
 def _import_bm25s() -> Any:  # noqa: ANN401 - a module
-    try:
-        import bm25s
-    except ImportError:
-        raise OptionError("BM25 needs bm25s: pip install gazetteer[dense]") from None
+    bm25s = import_optional("bm25s", "BM25 needs bm25s")
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s
 
@@ -114,12 +112,9 @@ def _import_bm25s() -> Any:  # noqa: ANN401 - a module
 def _stemmer(language: str | None) -> Any:  # noqa: ANN401 - PyStemmer has no types
     if language is None:
         return None
+    stemmers = import_optional("Stemmer", "--stemmer needs PyStemmer")
     try:
-        import Stemmer
-    except ImportError:
-        raise OptionError("--stemmer needs PyStemmer: pip install gazetteer[dense]") from None
-    try:
-        return Stemmer.Stemmer(language)
+        return stemmers.Stemmer(language)
     except KeyError:
-        known = ", ".join(sorted(Stemmer.algorithms()))
+        known = ", ".join(sorted(stemmers.algorithms()))
         raise OptionError(f"--stemmer ({language}) must be one of {known}") from None

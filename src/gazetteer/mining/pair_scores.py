@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gazetteer.errors import OptionError
 from gazetteer.ir.records import Candidate, Run
 from gazetteer.mining.filters import Asked, PairScores
+from gazetteer.optional_packages import import_optional
 
 PAIRS_PER_CALL = 64
 
@@ -30,14 +31,11 @@ def scores_of_cross_encoder(name: str) -> PairScores:
     Raises:
         OptionError: sentence-transformers is not installed, or there is no such model there.
     """
+    library = import_optional(
+        "sentence_transformers", "--cross_encoder needs sentence-transformers"
+    )
     try:
-        from sentence_transformers import CrossEncoder
-    except ImportError:
-        raise OptionError(
-            "--cross_encoder needs sentence-transformers: pip install gazetteer[dense]"
-        ) from None
-    try:
-        model = CrossEncoder(name)
+        model = library.CrossEncoder(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"--cross_encoder '{name}' cannot be loaded: {reason}") from None

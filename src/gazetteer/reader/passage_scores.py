@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gazetteer.reader.attention import (
+    CrossAttention,
     passage_attention,
     passage_attention_by_layer,
     record_cross_attention,
@@ -80,15 +81,8 @@ def passage_attention_scores(
     reader: FusionReader, encoded: EncodedPassages, targets: Targets
 ) -> Float[Tensor, "query passage"]:
     """Cross-attention each passage receives while the target is decoded over all of them."""
-    context = encoded.fused()
-    with record_cross_attention(reader.model) as recorded:
-        reader.decode(context, targets.decoder_input_ids)
     return passage_attention(
-        recorded,
-        context.mask,
-        context.passage,
-        targets.mask,
-        passages=encoded.lengths.shape[1],
+        *_recorded(reader, encoded, targets), targets.mask, passages=encoded.lengths.shape[1]
     )
 
 
@@ -97,16 +91,19 @@ def layer_attention_scores(
     reader: FusionReader, encoded: EncodedPassages, targets: Targets
 ) -> Float[Tensor, "layer query passage"]:
     """The same, decoder layer by decoder layer."""
+    return passage_attention_by_layer(
+        *_recorded(reader, encoded, targets), targets.mask, passages=encoded.lengths.shape[1]
+    )
+
+
+def _recorded(
+    reader: FusionReader, encoded: EncodedPassages, targets: Targets
+) -> tuple[CrossAttention, Tensor, Tensor]:
+    """Cross-attention of one decoding, the mask of its context, and the passage of each token."""
     context = encoded.fused()
     with record_cross_attention(reader.model) as recorded:
         reader.decode(context, targets.decoder_input_ids)
-    return passage_attention_by_layer(
-        recorded,
-        context.mask,
-        context.passage,
-        targets.mask,
-        passages=encoded.lengths.shape[1],
-    )
+    return recorded, context.mask, context.passage
 
 
 def _rows(context, part: slice):  # noqa: ANN001, ANN202 - FusedStates in, FusedStates out

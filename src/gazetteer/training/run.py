@@ -13,23 +13,21 @@ from torch import nn
 
 from gazetteer import build
 from gazetteer.build_search import Retrieving, build_retrieving
-from gazetteer.compute import seed_everything
-from gazetteer.convert.atlas_checkpoint import ATLAS_FILE
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw
 from gazetteer.data_files import RunData
 from gazetteer.distributed.agreement import build_alike, main_first
 from gazetteer.distributed.replicas import replicate
-from gazetteer.errors import OptionError
 from gazetteer.evaluation.run import build_evaluation, evaluate_all
 from gazetteer.indexing import IndexKeeper
-from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options, save_options
+from gazetteer.options import OPTIONS_FILE, Options, save_options
 from gazetteer.reader import save_reader
 from gazetteer.records import Ranks, TokenLists
 from gazetteer.refresh_schedule import RefreshRange, is_refresh_step, parse_refresh_schedule
 from gazetteer.reporting import Reporter
 from gazetteer.retriever import save_retriever
 from gazetteer.step import TrainingStep
+from gazetteer.training.beginning import Beginning, begin
 from gazetteer.training.checkpoint import CheckpointFolder
 from gazetteer.training.gradients import LossScale, NonFiniteGuard
 from gazetteer.training.optimiser import MasterWeightAdamW
@@ -37,26 +35,6 @@ from gazetteer.training.plan import StepPlan
 from gazetteer.training.state import IndexEncoders, Position, TrainState
 
 logger = logging.getLogger(__name__)
-
-MODEL_FLAGS = {"model_path", "reader_model_type", "retriever_model_path"}
-"""Where a run begins; on resuming it has models of its own."""
-FIXED_BY_CHECKPOINT = {
-    "add_linear_head",
-    "encoder_only",
-    "lora_alpha",
-    "lora_modules",
-    "lora_rank",
-    "lora_target",
-    "precision",
-    "projection_in_dim",
-    "projection_out_dim",
-    "query_side_retriever_training",
-    "retriever_kind",
-    "retriever_normalize",
-    "retriever_pooling",
-    "untie_retriever",
-}
-"""What weights and optimiser states are for; no run can change it on the way."""
 
 
 class TrainingBatch(Protocol):
@@ -207,46 +185,6 @@ def save_models(models: build.Models, folder: Path) -> None:
         save_retriever(models.retriever, models.retriever_tokenizer, target)
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """Where a run begins.
-
-    Attributes:
-        checkpoints: of the experiment.
-        resumed: the newest intact one of them; None where the run is new.
-        models: folder of the checkpoint whose models it starts from; None = pretrained parts.
-        notes: what changed since the checkpoint that is resumed.
-    """
-
-    checkpoints: CheckpointFolder
-    resumed: Path | None
-    models: Path | None
-    notes: tuple[str, ...]
-
-
-def begin(options: Options, ranks: Ranks) -> Beginning:
-    """Seed this rank, and find the newest checkpoint of the experiment, else `--model_path`.
-
-    Collective: every rank must call this.
-
-    Raises:
-        OptionError: a flag that the checkpoint was made with cannot change on the way, or Atlas's
-            own checkpoints are in the experiment's folder; the same on every rank.
-        CheckpointError: what `--model_path` names is none, or damaged; likewise.
-    """
-    seed_everything(options.experiment.seed + ranks.rank)
-    return build_alike(lambda: _find_beginning(options), ranks)
-
-
-def _find_beginning(options: Options) -> Beginning:
-    checkpoints = CheckpointFolder(options.experiment.folder / "checkpoint")
-    resumed = checkpoints.newest_intact()
-    if resumed is None:
-        _refuse_atlas_run(checkpoints.path)
-    notes = _changed_options(options, resumed) if resumed else []
-    return Beginning(checkpoints, resumed, resumed or build.model_folder(options), tuple(notes))
-
-
 def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun:
     """Build everything a training run needs, and bring it to where it left off.
 
@@ -301,16 +239,6 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
     return run
 
 
-def _refuse_atlas_run(folder: Path) -> None:
-    """Atlas would resume there; we would begin anew, and put our checkpoints where its are."""
-    found = next(iter(sorted(folder.glob(f"*/{ATLAS_FILE}"))), None)
-    if found is not None:
-        raise OptionError(
-            f"--name: {folder} holds checkpoints of Atlas, which are not resumed; choose another "
-            f"--name, and --model_path {found.parent} to start from their weights"
-        )
-
-
 def start(run: TrainingRun, beginning: Beginning) -> None:
     """Bring a run to where it left off, and fill its index.
 
@@ -352,22 +280,6 @@ def _restore_mined(run: TrainingRun, checkpoint: Path) -> None:
     miner = run.miner
     if miner is not None and not build_alike(lambda: miner.load(checkpoint), run.ranks):
         miner.mine(run.state.position.micro_batches)
-
-
-def _changed_options(options: Options, checkpoint: Path) -> list[str]:
-    """What to say about flags that are not those the checkpoint was written with."""
-    before, now = options_to_dict(read_options(checkpoint / OPTIONS_FILE)), options_to_dict(options)
-    changed = {n: v for n, v in now.items() if n != "config" and before.get(n, v) != v}
-    for name in FIXED_BY_CHECKPOINT & changed.keys():
-        raise OptionError(
-            f"--{name} is {changed[name]}, in {checkpoint} it was {before[name]}: resume with the "
-            "same value, or start another run with another --name and this --model_path"
-        )
-    return [
-        f"--{name} was {before[name]} in the checkpoint, now {value}; "
-        + ("the checkpoint's models go on" if name in MODEL_FLAGS else "the command line wins")
-        for name, value in changed.items()
-    ]
 
 
 def step_plan(options: Options) -> StepPlan:
