@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.build_compressor import build_compressor
 from gazetteer.build_retriever import PADDED_TOKENS, build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
+from gazetteer.compressor import Compressor
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
 from gazetteer.convert.description import describe_atlas
 from gazetteer.convert.weights import reader_fill, reader_name, retriever_fills
@@ -48,17 +50,20 @@ READER_FOLDER, RETRIEVER_FOLDER = "reader", "retriever"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """The two models and their tokenizers; None where a run does without.
+    """The models and their tokenizers; None where a run does without.
 
     Attributes:
         retriever: None with the book closed or with given passages.
         reader: None with `--retrieve_only`.
+        compressor: None where the reader reads whole passages.
     """
 
     retriever: DualEncoder | None
     retriever_tokenizer: PreTrainedTokenizerBase | None
     reader: FusionReader | None
     reader_tokenizer: PreTrainedTokenizerBase | None
+    compressor: Compressor | None = None
+    compressor_tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def model_folder(options: Options) -> Path | None:
@@ -94,10 +99,13 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
         source = checkpoint / RETRIEVER_FOLDER if checkpoint else None
         retriever, retriever_tokenizer = _retriever(options, ranks, source, atlas)
     reader, reader_tokenizer = None, None
+    compressor, compressor_tokenizer = None, None
     task = options.task.task
     if task != DENSE and not options.retriever.retrieve_only:
         source = checkpoint / READER_FOLDER if checkpoint else None
         reader, reader_tokenizer = _reader(options, ranks, source, atlas)
+        built = build_compressor(options, ranks, checkpoint, reader, reader_tokenizer)
+        compressor, compressor_tokenizer = built or (None, None)
     elif task in TASKS and TASKS[task].tokenizes:
         source = checkpoint / READER_FOLDER if checkpoint else None
         reader_tokenizer = load_reader_tokenizer(_reader_name(options, source, atlas))
@@ -106,6 +114,8 @@ def _load_models(options: Options, ranks: Ranks, checkpoint: Path | None) -> Mod
         retriever_tokenizer=retriever_tokenizer,
         reader=reader,
         reader_tokenizer=reader_tokenizer,
+        compressor=compressor,
+        compressor_tokenizer=compressor_tokenizer,
     )
 
 
@@ -170,7 +180,38 @@ def build_source(models: Models, retrieving: Retrieving | None) -> PassageSource
 def build_reader_inputs(
     options: Options, ranks: Ranks, models: Models, passages: PassageStore | None
 ) -> ReaderInputs:
-    """What the reader is given: prompt and passage, or with the book closed the prompt alone.
+    """What is read of passages: prompt and passage, or with the book closed the prompt alone.
+
+    Collective: every rank must call this.
+
+    By the compressor where there is one: in its tokens and its format.
+    """
+    if models.compressor is not None and passages is not None:
+        return _compressor_inputs(options, ranks, models, passages)
+    return whole_inputs(options, ranks, models, passages)
+
+
+def _compressor_inputs(
+    options: Options, ranks: Ranks, models: Models, passages: PassageStore
+) -> ReaderInputs:
+    assert models.compressor is not None and models.compressor_tokenizer is not None
+    settings, tokenizer = models.compressor.settings, models.compressor_tokenizer
+    tokens = build_passage_tokens(
+        options,
+        ranks,
+        passages,
+        tokenizer,
+        PassageTemplate.parse(settings.format),
+        settings.max_tokens,
+        settings.max_passage_tokens,
+    )
+    return ReaderInputs(tokens, QueryTokenizer(tokenizer, max_tokens=settings.max_tokens))
+
+
+def whole_inputs(
+    options: Options, ranks: Ranks, models: Models, passages: PassageStore | None
+) -> ReaderInputs:
+    """What the reader itself is given of passages, whether it reads them or a compressor does.
 
     Collective: every rank must call this.
     """

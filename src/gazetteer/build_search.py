@@ -178,6 +178,7 @@ def build_passage_tokens(
     tokenizer: PreTrainedTokenizerBase,
     template: PassageTemplate,
     max_tokens: int,
+    max_passage_tokens: int | None = None,
 ) -> PassageTokens:
     """Tokens of every passage for one model, built by rank 0 of each machine, mapped by all.
 
@@ -192,6 +193,7 @@ def build_passage_tokens(
             max_tokens=max_tokens,
             cache_dir=options.data.cache_folder,
             show_progress=shows_progress(options, ranks),
+            max_passage_tokens=max_passage_tokens,
         )
 
     return build_main_first(build, ranks)

@@ -117,5 +117,13 @@ BOUNDS: Mapping[str, Bounds] = {
     "reader_layer_num": _NOT_NEGATIVE,
     "layer_resample_steps": _COUNT,
     "layer_temperature": _POSITIVE,
+    "compressor_layers": _COUNT,
+    "num_memory_tokens": _COUNT,
+    "compression_rate": _COUNT,
+    "compressor_maxlength": Bounds(least=3),
+    "lr_compressor": _NOT_NEGATIVE,
+    "distill_kl_weight": _NOT_NEGATIVE,
+    "rerank_weight": _NOT_NEGATIVE,
+    "rerank_by_compressor": _NOT_NEGATIVE,
 }
 """Every numeric flag and what it may be; of a list, each number."""

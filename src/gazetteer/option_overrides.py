@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gazetteer.collection_options import collection_changes, collection_remarks
+from gazetteer.compressor_options import compressor_remarks
 from gazetteer.dense_options import dense_overrides, dense_remarks
 from gazetteer.flags import all_flags, flat_values, with_values
 from gazetteer.lead_options import lead_remarks
@@ -102,6 +103,7 @@ def _remarks(options: Options) -> Iterator[str]:
     yield from dense_remarks(options)
     yield from mining_remarks(options)
     yield from lead_remarks(options)
+    yield from compressor_remarks(options)
     optimisation, index = options.optimisation, options.index
     if optimisation.shard_optim or optimisation.shard_grads:
         yield (

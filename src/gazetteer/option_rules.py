@@ -18,6 +18,7 @@ from gazetteer.collection_options import (
     collection_rules,
     searches_collections,
 )
+from gazetteer.compressor_options import compressor_rules
 from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
@@ -187,9 +188,13 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
 
 
 def _format_rules(options: Options, _: Program) -> Iterator[str]:
-    encoder_format = options.reader.encoder_format
-    if problem := _format_fields(encoder_format)[1]:
-        yield _must("encoder_format", encoder_format, f"be a format string: {problem}")
+    read = {
+        "encoder_format": options.reader.encoder_format,
+        "compressor_format": options.compressor.compressor_format or "",
+    }
+    for name, template in read.items():
+        if problem := _format_fields(template)[1]:
+            yield _must(name, template, f"be a format string: {problem}")
     yield from retriever_format_problems(options.reader.retriever_format)
     values = flat_values(options)
     for name, only in _EXACT_FIELDS.items():
@@ -259,6 +264,7 @@ def _folder_rules(options: Options, _: Program) -> Iterator[str]:
     loaded_models = {
         "retriever_model_path": options.retriever.retriever_model_path,
         "teacher": options.lead.teacher,
+        "compressor_model_path": options.compressor.compressor_model_path,
     }
     for name, model in loaded_models.items():
         is_path = model is not None and (model.startswith((".", "/", "~")) or not model)
@@ -291,6 +297,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     mining_rules,
     lambda options, program: collection_rules(options, is_training=program == "train"),
     lead_rules,
+    lambda options, _: compressor_rules(options),
     _file_rules,
     _results_rules,
     _folder_rules,

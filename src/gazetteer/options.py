@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gazetteer.collection_options import CollectionOptions
+from gazetteer.compressor_options import CompressorOptions
 from gazetteer.config_file import read_config
 from gazetteer.dense_options import DenseOptions
 from gazetteer.errors import OptionError
@@ -284,6 +285,7 @@ class Options:
     lead: LeadOptions = field(default_factory=LeadOptions)
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+    compressor: CompressorOptions = field(default_factory=CompressorOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     optimisation: OptimisationOptions = field(default_factory=OptimisationOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)

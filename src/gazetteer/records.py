@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -90,6 +91,12 @@ class Hits:
     def first(self, count: int) -> Hits:
         """The best `count` hits of every query (all of them if there are fewer)."""
         return Hits(self.rows[:, :count], self.scores[:, :count])
+
+    def taken(self, places: Int[Tensor, "query chosen"]) -> Hits:
+        """The hits at these places, in this order; a place beyond the last is no passage."""
+        beyond = max(0, int(places.max()) + 1 - self.rows.shape[1]) if places.numel() else 0
+        rows, scores = F.pad(self.rows, (0, beyond), value=-1), F.pad(self.scores, (0, beyond))
+        return Hits(rows.gather(1, places), scores.gather(1, places))
 
 
 TokenIds = np.ndarray

@@ -1,7 +1,7 @@
 """ONE TRAINING STEP, query to losses, in the order in which it happens. Read this page first.
 
     query --embed--> search every shard --> filter --> re-rank --> hits --> reader tokens
-          --> encode passages apart --> decode over all of them --> reader loss
+          --> encode or compress passages apart --> decode over all of them --> reader loss
           --> which passages helped? --> retriever loss
 
 The stages do not know each other; they meet here, through the records of `records.py`. Evaluation
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gazetteer.compressor import Compressed, Compressor
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.distributed.collectives import all_reduce_mean
@@ -112,6 +113,22 @@ class ReaderInputs:
                 inputs[number] = [ids]
         return inputs
 
+    def beside(self, queries: Sequence[str]) -> list[int]:
+        """How many of the ids of each query's inputs are not those of a passage."""
+        return [0] * len(queries) if self.tokens is None else self.tokens.beside_passages(queries)
+
+
+def encode_passages(
+    reader: FusionReader,
+    compressor: Compressor | None,
+    inputs: Sequence[Sequence[TokenIds]],
+    beside: Sequence[int],
+) -> Compressed:
+    """Passages as the reader decodes over them: its own states, or a compressor's few vectors."""
+    if compressor is None:
+        return Compressed(reader.encode(inputs))
+    return compressor.compress(inputs, beside)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrieverLesson:
@@ -148,6 +165,7 @@ class TrainingStep(nn.Module):
         reader: fusion in the decoder.
         n_context: passages given to the reader.
         lesson: how the retriever learns; None when it does not.
+        compressor: makes few vectors of each passage; None: the reader encodes them whole.
     """
 
     def __init__(
@@ -160,6 +178,7 @@ class TrainingStep(nn.Module):
         reader: FusionReader,
         n_context: int,
         lesson: RetrieverLesson | None,
+        compressor: Compressor | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -169,6 +188,7 @@ class TrainingStep(nn.Module):
         self.reader = reader
         self.n_context = n_context
         self.lesson = lesson
+        self.compressor = compressor
 
     def forward(self, batch: Batch, train_retriever: bool) -> tuple[Tensor, Stats]:
         """Losses of one micro-batch.
@@ -190,18 +210,23 @@ class TrainingStep(nn.Module):
         wanted = max(self.n_context, lesson.passages) if lesson else self.n_context
         hits = self.source.hits(batch, wanted, clock)
         inputs = self.inputs.of(batch.queries, hits)
+        beside = self.inputs.beside(batch.queries) if self.compressor else ()
         targets = batch.targets
         assert targets is not None, "training needs targets"
         token_count = all_reduce_mean(targets.mask.sum().float())
 
-        encoded = self.reader.encode([passages[: self.n_context] for passages in inputs])
+        read = [passages[: self.n_context] for passages in inputs]
+        compressed = encode_passages(self.reader, self.compressor, read, beside)
+        encoded = compressed.passages
         logits = self.reader.decode(encoded.fused(), targets.decoder_input_ids)
         loss = reader_loss(logits, targets.labels, token_count=token_count)
         stats: Stats = {"loss/reader_loss": loss.detach()}
+        if compressed.rate is not None:
+            stats["compression_rate"] = compressed.rate
         if lesson is not None:
             pairs = lesson.layers.pairs() if lesson.layers else NO_LAYERS
             scores, by_layer = self._scores(batch, hits.first(lesson.passages), pairs.student)
-            states = self._states_to_score(lesson, inputs, encoded)
+            states = self._states_to_score(lesson, inputs, beside, encoded)
             signal, lesson_stats = self._signal(lesson, states, targets)
             lesson_loss = RETRIEVER_LOSSES[lesson.mode](
                 scores,
@@ -245,7 +270,11 @@ class TrainingStep(nn.Module):
 
     @torch.no_grad()
     def _states_to_score(
-        self, lesson: RetrieverLesson, inputs: list[list[TokenIds]], encoded: EncodedPassages
+        self,
+        lesson: RetrieverLesson,
+        inputs: list[list[TokenIds]],
+        beside: Sequence[int],
+        encoded: EncodedPassages,
     ) -> EncodedPassages:
         """States the signal is computed from: shared with the training pass, or encoded anew.
 
@@ -255,9 +284,13 @@ class TrainingStep(nn.Module):
         if lesson.reuse_encodings:
             known = encoded.detached().first(lesson.passages)
             rest = [passages[self.n_context : lesson.passages] for passages in inputs]
-            return known.followed_by(self.reader.encode(rest)) if any(rest) else known
-        with evaluation_mode(self.reader):
-            return self.reader.encode([passages[: lesson.passages] for passages in inputs])
+            if not any(rest):
+                return known
+            more = encode_passages(self.reader, self.compressor, rest, beside)
+            return known.followed_by(more.passages)
+        every = [passages[: lesson.passages] for passages in inputs]
+        with evaluation_mode(self.reader), evaluation_mode(self.compressor or self.reader):
+            return encode_passages(self.reader, self.compressor, every, beside).passages
 
     @torch.no_grad()
     def _signal(

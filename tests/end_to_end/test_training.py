@@ -137,6 +137,27 @@ T5_HEAD = {
             5,
         ),
         ("lora", {"lora_rank": 2, "lr_retriever": 1e-2, "refresh_mode": "interleaved"}, 5),
+        (
+            "compressor",
+            {"compressor": "n_layers", "num_memory_tokens": 3, "lr_compressor": 1e-3},
+            5,
+        ),
+        (
+            "compressor-pool",
+            {"compressor": "pool", "compression_rate": 4, "lr_compressor": 1e-2},
+            5,
+        ),
+        (
+            "compressor-encoder",
+            {
+                "compressor": "encoder",
+                "compressor_model_path": "{world}/retriever",
+                "compressor_pooling": "mean",
+                "precision": "bf16",
+                "use_gradient_checkpoint_reader": True,
+            },
+            5,
+        ),
         ("lora-query", T5_HEAD | {"lora_rank": 2, "lora_target": "query"}, 5),
         ("lora-passage", {"lora_rank": 2, "lora_target": "passage", "precision": "bf16"}, 5),
         (

@@ -34,6 +34,9 @@ NEW = {
     "retriever_kind", "teacher", "teacher_kind", "train_teacher", "distill_layer_num",
     "reader_layer_num", "layer_selection", "layer_resample_steps", "layer_score_reweight",
     "layer_temperature",
+    "compressor", "compressor_model_path", "compressor_layers", "compressor_pooling",
+    "num_memory_tokens", "compression_rate", "compressor_format", "compressor_maxlength",
+    "lr_compressor", "distill_kl_weight", "rerank_weight", "rerank_target", "rerank_by_compressor",
 }  # fmt: skip
 
 

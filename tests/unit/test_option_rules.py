@@ -95,6 +95,14 @@ BELOW = {
     "matryoshka_dims": [0],
     "distill_layer_num": -1, "reader_layer_num": -1, "layer_resample_steps": 0,
     "layer_temperature": 0.0,
+    "compressor_layers": 0,
+    "num_memory_tokens": 0,
+    "compression_rate": 0.5,
+    "compressor_maxlength": 2,
+    "lr_compressor": -1e-4,
+    "distill_kl_weight": -0.1,
+    "rerank_weight": -0.05,
+    "rerank_by_compressor": -1,
 }  # fmt: skip
 ABOVE = {
     "main_port": 65536, "seed": 2**32, "mlm_noise_density": 1.0, "min_lm_context_ratio": 1.1,

@@ -151,9 +151,11 @@ class PassageTokens:
         max_tokens: special tokens included; the tail is cut.
         cache_dir: where token ids are kept between runs.
         show_progress: draw a bar while tokenising the corpus.
+        max_passage_tokens: of the passage alone; None: as many as fit.
 
     Raises:
-        OptionError: `max_tokens` leaves no room beside the special tokens.
+        OptionError: `max_tokens` leaves no room beside the special tokens, or the passage cannot
+            be told from the query.
     """
 
     def __init__(
@@ -165,8 +167,10 @@ class PassageTokens:
         max_tokens: int,
         cache_dir: Path,
         show_progress: bool = False,
+        max_passage_tokens: int | None = None,
     ) -> None:
         self.max_tokens = max_tokens
+        self.max_passage_tokens: int | None = None
         self.template = template.format
         self.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
         self._corpus = corpus
@@ -182,11 +186,18 @@ class PassageTokens:
         if template.is_separable and self._is_exact():
             self._store = self._cached(cache_dir, show_progress)
         else:
+            if max_passage_tokens is not None:
+                raise OptionError(
+                    f"--compressor_format ({template.format}) must have its passage after {{query}}"
+                    " and a space: --compression_rate says how long passages are"
+                )
             logger.warning(
                 "format '%s': query and passage cannot be tokenised apart; whole texts are "
                 "tokenised at every step, which is slower",
                 template.format,
             )
+        # Only now: what is tokenised apart is compared with whole texts uncut.
+        self.max_passage_tokens = max_passage_tokens
 
     @property
     def is_cached(self) -> bool:
@@ -218,15 +229,29 @@ class PassageTokens:
                 self._whole([self._template.fill(p, query) for p in self._corpus.records(wanted)])
                 for query, wanted in zip(queries, rows, strict=True)
             ]
-        heads = tokenize(self._tokenizer, [self._template.fill_query(query) for query in queries])
+        heads = self._heads(queries)
         return [
             [self._assemble(head, passage) for passage in self._store.take(wanted)]
             for head, wanted in zip(heads, rows, strict=True)
         ]
 
+    def beside_passages(self, queries: Sequence[str]) -> list[int]:
+        """How many ids of each query's inputs are not the passage's: its own and special ones.
+
+        An estimate where query and passage cannot be tokenised apart.
+        """
+        return [self._special.count + len(head) for head in self._heads(queries)]
+
+    def _heads(self, queries: Sequence[str]) -> list[TokenIds]:
+        """Ids of what stands up to and including each query; none in a format without one."""
+        if not self._template.has_query:
+            return [self._none] * len(queries)
+        return tokenize(self._tokenizer, [self._template.fill_query(query) for query in queries])
+
     _none = np.empty(0, dtype=np.int32)
 
     def _assemble(self, head: TokenIds, passage: TokenIds) -> TokenIds:
+        passage = passage[: self.max_passage_tokens]
         return self._special.around(np.concatenate([head, passage]), self.max_tokens)
 
     def _whole(self, texts: Sequence[str]) -> list[TokenIds]:

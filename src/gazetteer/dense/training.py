@@ -115,9 +115,9 @@ def build_training(
     ]
     if data.dev is not None:
         measurements.append(_dev_retrieval(options, ranks, data, retriever, tokenizer))
-    trained: dict[str, nn.Module] = {RETRIEVER: retriever}
+    trained = {RETRIEVER: list(retriever.named_parameters())}
     if teacher is not None and options.lead.train_teacher:
-        trained[TEACHER] = teacher.model
+        trained[TEACHER] = list(teacher.model.named_parameters())
     peak_rates = dict.fromkeys(trained, options.optimisation.lr_retriever)
     state = train_state(options, trained, peak_rates)
     if teacher is None:

@@ -121,7 +121,7 @@ def _build(
             options, data.train, data.corpus, SpecialTokens.of(model.tokenizer), is_training=True
         ),
         evaluate=partial(report_all, losses),
-        state=train_state(options, {RETRIEVER: model.model}, peak_rates),
+        state=train_state(options, {RETRIEVER: model.model.named_parameters()}, peak_rates),
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
         export=partial(link_checkpoint, Path(export)) if export else None,

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.compressor import Compressed, Compressor
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw, evaluation_batches
 from gazetteer.evaluation.closed_answers import ChoiceTally, ClosedAnswers, merger
 from gazetteer.evaluation.predictions import Answer, RecordMerger, ResultsFile, result_record
-from gazetteer.evaluation.totals import Measured, Totals
+from gazetteer.evaluation.totals import COMPRESSION_RATE, Measured, Totals
 from gazetteer.losses import reader_loss
 from gazetteer.metrics.ranking import first_relevant_position, has_answer
 from gazetteer.modes import evaluation_mode
@@ -23,7 +24,7 @@ from gazetteer.progress import progress
 from gazetteer.reader import FusionReader, GenerationSettings, decode_answers, generate
 from gazetteer.records import Batch, Example, Hits, PassageRecord, Ranks
 from gazetteer.stats import Stopwatch
-from gazetteer.step import PassageSource, ReaderInputs
+from gazetteer.step import PassageSource, ReaderInputs, encode_passages
 from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
 
@@ -37,9 +38,11 @@ class ReadingStage:
     Attributes:
         reader: fusion in the decoder.
         tokenizer: the reader's.
-        inputs: what the reader is given of each hit.
+        inputs: what is read of each hit.
         generation: how answers are decoded.
         closed: what else is asked where the answers are a closed set; None for nothing.
+        compressor: makes few vectors of each passage; None: the reader encodes them whole.
+        candidates: passages of which the compressor keeps the most relevant; 0: it keeps all.
     """
 
     reader: FusionReader
@@ -47,6 +50,18 @@ class ReadingStage:
     inputs: ReaderInputs
     generation: GenerationSettings
     closed: ClosedAnswers | None = None
+    compressor: Compressor | None = None
+    candidates: int = 0
+
+    def encode(self, batch: Batch, hits: Hits, n_context: int) -> tuple[Compressed, Hits]:
+        """What the reader decodes over, in evaluation mode, and the hits behind it, in order."""
+        inputs, beside = self.inputs.of(batch.queries, hits), self.inputs.beside(batch.queries)
+        with evaluation_mode(self.reader), evaluation_mode(self.compressor or self.reader):
+            encoded = encode_passages(self.reader, self.compressor, inputs, beside)
+        if not self.candidates:
+            return encoded, hits
+        best, order = encoded.best_first(n_context)
+        return best, hits.taken(torch.from_numpy(order))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,26 +146,33 @@ class Evaluator:
     def _answer(
         self, batch: Batch, store: PassageStore | None, totals: Totals
     ) -> tuple[list[list[PassageRecord]], list[Answer] | None]:
-        hits = self.source.hits(batch, self.n_context, Stopwatch())
+        reading = self.reading
+        wanted = max(self.n_context, reading.candidates if reading else 0)
+        hits = self.source.hits(batch, wanted, Stopwatch())
+        encoded = None
+        if reading is not None and batch.examples:
+            encoded, hits = reading.encode(batch, hits, self.n_context)
         found = _passages(hits, store) if store is not None else [[] for _ in batch.examples]
-        if self.reading is None:
+        if reading is None:
             for example, passages in zip(batch.examples, found, strict=True):
                 # No passage holds "true" or "B": such answers say nothing about retrieval.
                 wanted = () if self.task.candidates else example.answers
                 totals.add(_retrieval_metrics(example, wanted, passages, self.n_context), example)
             return found, None
-        if not batch.examples:
+        if encoded is None:
             return found, []
-        return found, self._read(self.reading, batch, hits, totals)
+        for example, rate in zip(batch.examples, encoded.rates, strict=False):
+            totals.add({COMPRESSION_RATE: rate}, example)
+        return found, self._read(reading, batch, encoded, totals)
 
     def _read(
-        self, reading: ReadingStage, batch: Batch, hits: Hits, totals: Totals
+        self, reading: ReadingStage, batch: Batch, encoded: Compressed, totals: Totals
     ) -> list[Answer]:
         """One encoder pass serves the loss and the generated answers."""
         targets = batch.targets
         assert targets is not None, "reading needs targets"
         with evaluation_mode(reading.reader):
-            context = reading.reader.encode(reading.inputs.of(batch.queries, hits)).fused()
+            context = encoded.passages.fused()
             logits = reading.reader.decode(context, targets.decoder_input_ids)
             judged = [i for i, example in enumerate(batch.examples) if example.answers]
             if judged:
@@ -172,7 +194,9 @@ class Evaluator:
         if self.reading is None:
             return _retrieval_names(self.n_context)
         closed = self.reading.closed
-        return (*self.task.metrics, *(("ranking_accuracy",) if closed and closed.compares else ()))
+        ranked = ("ranking_accuracy",) if closed and closed.compares else ()
+        rate = (COMPRESSION_RATE,) if self.reading.compressor else ()
+        return (*self.task.metrics, *ranked, *rate)
 
 
 def _passages(hits: Hits, store: PassageStore) -> list[list[PassageRecord]]:

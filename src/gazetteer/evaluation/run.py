@@ -90,6 +90,8 @@ def _reading(
         tokenizer=models.reader_tokenizer,
         inputs=build.build_reader_inputs(options, ranks, models, passages),
         generation=build.build_generation(options),
+        compressor=models.compressor,
+        candidates=options.compressor.rerank_by_compressor,
         closed=build_alike(lambda: _closed_answers(options, models, task), ranks),
     )
 

@@ -14,10 +14,17 @@ from gazetteer.records import Example
 
 Interval = tuple[float, float]
 
+COMPRESSION_RATE = "compression_rate"
+"""Passage tokens for each vector that the reader decoded over."""
+_AS_THEY_ARE = ("eval_loss", COMPRESSION_RATE)
+"""Metrics that are no shares."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Metrics of a data set, in percent (eval_loss in nats), in the order in which they are logged.
+    """Metrics of a data set, in percent, in the order in which they are logged.
+
+    eval_loss is in nats, compression_rate a ratio.
 
     Attributes:
         averages: over all examples.
@@ -71,7 +78,7 @@ class Totals:
         for place, name in enumerate(names):
             units, values = rows[rows[:, 0] == place, 1:].T
             if len(units):
-                scale = 1.0 if name == "eval_loss" else 100.0
+                scale = 1.0 if name in _AS_THEY_ARE else 100.0
                 per_unit = scale * _means(units, values)
                 averages[name] = float(per_unit.mean())
                 intervals[name] = bootstrap_interval(per_unit)

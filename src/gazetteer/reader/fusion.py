@@ -116,6 +116,11 @@ class FusionReader(nn.Module):
         return self.model.config.vocab_size
 
     @property
+    def width(self) -> int:
+        """Size of the vectors it decodes over."""
+        return self.model.config.d_model
+
+    @property
     def decoder_start_id(self) -> int:
         """The token every answer begins after."""
         start = self.model.config.decoder_start_token_id

@@ -14,19 +14,25 @@ from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_optio
 from gazetteer.records import Ranks
 from gazetteer.training.checkpoint import CheckpointFolder
 
-MODEL_FLAGS = {"model_path", "reader_model_type", "retriever_model_path"}
+MODEL_FLAGS = {"compressor_model_path", "model_path", "reader_model_type", "retriever_model_path"}
 """Where a run begins; on resuming it has models of its own."""
 FIXED_BY_CHECKPOINT = {
     "add_linear_head",
+    "compression_rate",
+    "compressor",
+    "compressor_layers",
+    "compressor_pooling",
     "encoder_only",
     "lora_alpha",
     "lora_modules",
     "lora_rank",
     "lora_target",
+    "num_memory_tokens",
     "precision",
     "projection_in_dim",
     "projection_out_dim",
     "query_side_retriever_training",
+    "rerank_target",
     "retriever_kind",
     "retriever_normalize",
     "retriever_pooling",

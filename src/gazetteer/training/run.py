@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from gazetteer import build
+from gazetteer.build_compressor import COMPRESSOR_FOLDER
 from gazetteer.build_search import Retrieving, build_retrieving
+from gazetteer.compressor import save_compressor
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw
 from gazetteer.data_files import RunData
@@ -89,7 +91,7 @@ class TrainingRun:
         ranks: this process among its peers.
         folder: of the experiment.
         plan: which step does what.
-        models: reader and retriever.
+        models: reader, retriever and compressor.
         step: the training step, whose weights are replicated.
         retrieving: corpus, index and its keeper; None where nothing is searched.
         refreshes: when the index is embedded anew.
@@ -177,12 +179,15 @@ class TrainingRun:
 
 
 def save_models(models: build.Models, folder: Path) -> None:
-    """Write both models so that `--model_path folder` and transformers read them."""
+    """Write all models so that `--model_path folder` and transformers read them."""
     if models.reader is not None and models.reader_tokenizer is not None:
         save_reader(models.reader, models.reader_tokenizer, folder / build.READER_FOLDER)
     if models.retriever is not None and models.retriever_tokenizer is not None:
         target = folder / build.RETRIEVER_FOLDER
         save_retriever(models.retriever, models.retriever_tokenizer, target)
+    if models.compressor is not None and models.compressor_tokenizer is not None:
+        target = folder / COMPRESSOR_FOLDER
+        save_compressor(models.compressor, models.compressor_tokenizer, target)
 
 
 def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun:
@@ -315,40 +320,47 @@ def _training_step(
         lesson=build.build_lesson(
             options, build.build_reader_layers(options, models, lambda: position.micro_batches)
         ),
+        compressor=models.compressor,
     )
 
 
 def _state(options: Options, models: build.Models) -> tuple[TrainState, dict[str, float]]:
     optimisation = options.optimisation
     assert models.reader is not None
-    trained: dict[str, nn.Module] = {"reader": models.reader}
+    trained = {"reader": list(models.reader.named_parameters())}
     rates = {"reader": optimisation.lr}
     if options.retriever.train_retriever and models.retriever is not None:
-        trained["retriever"] = models.retriever
+        trained["retriever"] = list(models.retriever.named_parameters())
         rates["retriever"] = optimisation.lr_retriever
+    own = list(models.compressor.own_named_parameters()) if models.compressor else []
+    if own:
+        trained["compressor"] = own
+        rates["compressor"] = options.compressor.lr_compressor
     return train_state(options, trained, rates), rates
 
 
 def train_state(
-    options: Options, trained: Mapping[str, nn.Module], peak_rates: Mapping[str, float]
+    options: Options,
+    trained: Mapping[str, Iterable[tuple[str, nn.Parameter]]],
+    peak_rates: Mapping[str, float],
 ) -> TrainState:
     """The state of a new run.
 
     Args:
         options: of the run.
-        trained: models whose weights change, by name.
+        trained: parameters of models whose weights change, named, by the model's name.
         peak_rates: learning rate of each.
     """
     optimisation = options.optimisation
     optimisers = {
         name: MasterWeightAdamW(
-            module.named_parameters(),
+            parameters,
             learning_rate=peak_rates[name],
             beta2=optimisation.beta2,
             epsilon=optimisation.epsilon,
             weight_decay=optimisation.weight_decay,
         )
-        for name, module in trained.items()
+        for name, parameters in trained.items()
     }
     return TrainState(
         position=Position(),

@@ -353,3 +353,41 @@ def test_real_tokenizers_and_passages_give_the_tokens_of_whole_texts(tmp_path: P
                 assert _lists(found) == _whole(
                     tokenizer, corpus, READER_FORMAT, query, some.tolist(), max_tokens
                 ), (name, query)
+
+
+def test_what_is_not_the_passage_is_counted_and_left_whole(tmp_path: Path) -> None:
+    """The query's tokens and special ones stand beside a passage of so many tokens at most."""
+    tokenizer = reader_tokenizer()
+    store = write_passages(passages(20), tmp_path / "passages")
+    queries, rows = ["who is it", "the king"], [np.arange(3), np.arange(2)]
+    for format_ in (READER_FORMAT, RETRIEVER_FORMAT):
+        whole = _tokens(store, tokenizer, tmp_path / "cache", format_)
+        cut = PassageTokens(
+            store,
+            tokenizer,
+            PassageTemplate.parse(format_),
+            max_tokens=64,
+            cache_dir=tmp_path / "cache",
+            max_passage_tokens=4,
+        )
+        beside = whole.beside_passages(queries)
+        asked = tokenizer(queries)["input_ids"]
+        assert beside == ([len(ids) for ids in asked] if format_ == READER_FORMAT else [1, 1])  # type: ignore[arg-type]
+        for query, count in enumerate(beside):
+            uncut = whole.reader_inputs(queries, rows)[query]
+            expected = [[*ids[: count + 3].tolist(), 1] for ids in uncut]
+            assert _lists(cut.reader_inputs(queries, rows)[query]) == expected
+
+
+def test_a_passage_that_stands_before_its_query_cannot_be_cut_alone(tmp_path: Path) -> None:
+    store = write_passages(passages(5), tmp_path / "passages")
+    template = PassageTemplate.parse("{text} {query}")
+    with pytest.raises(OptionError, match=r"--compressor_format \(\{text\} \{query\}\) must"):
+        PassageTokens(
+            store,
+            reader_tokenizer(),
+            template,
+            max_tokens=64,
+            cache_dir=tmp_path,
+            max_passage_tokens=4,
+        )

@@ -1,0 +1,118 @@
+"""Models that compress: the reader's first layers, its own encoder, or a model of its own.
+
+All are called alike, with `inputs_embeds` and `attention_mask`, through their own forward: of a
+decoder with rotary positions no layer can be called by hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+)
+
+from gazetteer.errors import CheckpointError, OptionError
+
+
+def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
+    """The first layers of a T5's encoder or of a decoder, as a model of its own.
+
+    Weights are copied, embeddings and last norm included: the copy learns at a rate of its own, and
+    is saved as any model is.
+
+    Args:
+        model: T5 with its heads, or a causal language model; without adapters.
+        layers: how many; None: a quarter, rounded up.
+
+    Raises:
+        OptionError: it has not so many.
+    """
+    config = copy.deepcopy(model.config)
+    there: int = config.num_hidden_layers
+    wanted = -(-there // 4) if layers is None else layers
+    if wanted > there:
+        raise OptionError(f"--compressor_layers ({wanted}) must be at most {there}, the reader's")
+    config.num_hidden_layers = wanted
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:wanted]
+    kind = _encoder_class(config)
+    made = kind._from_config(config, attn_implementation=model.config._attn_implementation)
+    source = _base(model).state_dict()
+    made.load_state_dict({name: source[name] for name in made.state_dict()})
+    return made
+
+
+def own_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The part of a reader that reads passages: T5's encoder, or the whole decoder without head."""
+    is_t5 = model.config.is_encoder_decoder
+    return cast(PreTrainedModel, model.get_encoder()) if is_t5 else _base(model)
+
+
+def load_backbone(
+    name_or_folder: str, *, dropout: float, attention: str, has_tokenizer: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """An encoder such as BERT or ModernBERT, the encoder of a T5, or a decoder without its head.
+
+    Raises:
+        CheckpointError: nothing usable under that name; the message says what was missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_folder)
+        # Each type of model has names of its own for its dropouts.
+        for name, value in config.to_dict().items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(config, name, dropout)
+        kind = _encoder_class(config)
+        takes_pooler = "add_pooling_layer" in inspect.signature(kind).parameters
+        model, keys = kind.from_pretrained(
+            name_or_folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **({"add_pooling_layer": False} if takes_pooler else {}),
+        )
+        if keys["missing_keys"]:
+            missing = sorted(keys["missing_keys"])
+            raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"compressor '{name_or_folder}' cannot be loaded: {reason} (--compressor_model_path)"
+        ) from error
+    return model, tokenizer
+
+
+def new_mapping(width: int, reader_width: int) -> nn.Module:
+    """Two layers into the reader's width.
+
+    Source: OSCAR, whose hidden layer is about twice as wide as its reader.
+    """
+    hidden = 2 * reader_width
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, reader_width))
+
+
+def _base(model: PreTrainedModel) -> PreTrainedModel:
+    """The model below the head; T5 with its heads stands for itself."""
+    return model.base_model
+
+
+def _encoder_class(config: Any) -> Any:  # noqa: ANN401 - each type of model has its own
+    """What makes the states.
+
+    Raises:
+        ValueError: no such class.
+    """
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"it is a {config.model_type}, expected an encoder, a T5 or a decoder")
+    return MODEL_MAPPING[type(config)]
