@@ -102,7 +102,7 @@ def new_mapping(width: int, reader_width: int) -> nn.Module:
 
 def _base(model: PreTrainedModel) -> PreTrainedModel:
     """The model below the head; T5 with its heads stands for itself."""
-    return model.base_model
+    return cast(PreTrainedModel, model.base_model)
 
 
 def _encoder_class(config: Any) -> Any:  # noqa: ANN401 - each type of model has its own

@@ -226,7 +226,6 @@ def test_what_is_saved_is_what_is_loaded(kind: str, encoder: Path, tmp_path: Pat
         reader=reader,
         reader_tokenizer=reader_tokenizer(),
         reader_width=32,
-        dtype=torch.float32,
         dropout=0.0,
         attention="eager",
         max_padded_tokens=64,
