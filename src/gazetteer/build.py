@@ -15,7 +15,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.build_compressor import build_compressor
-from gazetteer.build_retriever import PADDED_TOKENS, build_retriever
+from gazetteer.build_reader import (
+    build_reader,
+    build_targets,
+    passage_format,
+    passage_tokenizer,
+)
+from gazetteer.build_retriever import build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
 from gazetteer.compressor import Compressor
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
@@ -33,8 +39,8 @@ from gazetteer.lead.reader_lesson import ReaderLayers
 from gazetteer.lead.states import layer_count
 from gazetteer.losses import RETRIEVER_LOSSES
 from gazetteer.options import Options
-from gazetteer.reader import FusionReader, GenerationSettings, load_reader
-from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing, load_reader_tokenizer
+from gazetteer.reader import CausalReader, GenerationSettings, Reader
+from gazetteer.reader.loading import DTYPES, load_reader_tokenizer
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
@@ -60,7 +66,7 @@ class Models:
 
     retriever: DualEncoder | None
     retriever_tokenizer: PreTrainedTokenizerBase | None
-    reader: FusionReader | None
+    reader: Reader | None
     reader_tokenizer: PreTrainedTokenizerBase | None
     compressor: Compressor | None = None
     compressor_tokenizer: PreTrainedTokenizerBase | None = None
@@ -136,18 +142,9 @@ def open_atlas(options: Options, checkpoint: Path | None) -> AtlasCheckpoint | N
 
 def _reader(
     options: Options, ranks: Ranks, folder: Path | None, atlas: AtlasCheckpoint | None
-) -> tuple[FusionReader, PreTrainedTokenizerBase]:
-    reader, tokenizer = load_reader(
-        _reader_name(options, folder, atlas),
-        dropout=options.optimisation.dropout,
-        precision=options.optimisation.precision,
-        max_padded_tokens=PADDED_TOKENS[ranks.device.type],
-        attention="eager" if ranks.device.type == "cpu" else "sdpa",
-        fill=reader_fill(atlas) if atlas else None,
-    )
-    if options.optimisation.use_gradient_checkpoint_reader:
-        enable_gradient_checkpointing(reader.model)
-    return reader.to(ranks.device), tokenizer
+) -> tuple[Reader, PreTrainedTokenizerBase]:
+    name = _reader_name(options, folder, atlas)
+    return build_reader(options, ranks, name, reader_fill(atlas) if atlas else None)
 
 
 def _reader_name(options: Options, folder: Path | None, atlas: AtlasCheckpoint | None) -> str:
@@ -205,7 +202,8 @@ def _compressor_inputs(
         settings.max_tokens,
         settings.max_passage_tokens,
     )
-    return ReaderInputs(tokens, QueryTokenizer(tokenizer, max_tokens=settings.max_tokens))
+    alone = QueryTokenizer(tokenizer, max_tokens=settings.max_tokens)
+    return ReaderInputs(tokens, alone, has_sentinels=not isinstance(models.reader, CausalReader))
 
 
 def whole_inputs(
@@ -213,21 +211,27 @@ def whole_inputs(
 ) -> ReaderInputs:
     """What the reader itself is given of passages, whether it reads them or a compressor does.
 
+    A decoder-only reader has the prompt elsewhere, after the passages.
+
     Collective: every rank must call this.
     """
-    assert models.reader_tokenizer is not None
-    alone = QueryTokenizer(models.reader_tokenizer, max_tokens=options.reader.text_maxlength)
+    assert models.reader is not None and models.reader_tokenizer is not None
+    is_causal = isinstance(models.reader, CausalReader)
+    tokenizer = passage_tokenizer(models.reader, models.reader_tokenizer)
+    alone = None
+    if not is_causal:
+        alone = QueryTokenizer(tokenizer, max_tokens=options.reader.text_maxlength)
     if options.data.closed_book or passages is None:
         return ReaderInputs(None, alone)
     tokens = build_passage_tokens(
         options,
         ranks,
         passages,
-        models.reader_tokenizer,
-        PassageTemplate.parse(options.reader.encoder_format),
+        tokenizer,
+        PassageTemplate.parse(passage_format(options, models.reader)),
         options.reader.text_maxlength,
     )
-    return ReaderInputs(tokens, alone)
+    return ReaderInputs(tokens, alone, has_sentinels=not is_causal)
 
 
 def build_chooser(
@@ -323,13 +327,7 @@ def build_target_tokenizer(options: Options, models: Models) -> TargetTokenizer 
     """What turns targets into labels; None where nothing is read."""
     if models.reader is None or models.reader_tokenizer is None:
         return None
-    return TargetTokenizer(
-        models.reader_tokenizer,
-        decoder_start_id=models.reader.decoder_start_id,
-        max_length=options.reader.target_maxlength,
-        decoder_format=options.reader.decoder_format,
-        decoder_prompt_format=options.reader.decoder_prompt_format,
-    )
+    return build_targets(options, models.reader, models.reader_tokenizer)
 
 
 def build_generation(options: Options) -> GenerationSettings:

@@ -19,7 +19,7 @@ from gazetteer.data.templates import PassageTemplate
 from gazetteer.errors import OptionError
 from gazetteer.flags import all_flags
 from gazetteer.options import Options
-from gazetteer.reader import FusionReader
+from gazetteer.reader import FusionReader, Reader
 from gazetteer.reader.loading import enable_gradient_checkpointing
 from gazetteer.records import Ranks
 
@@ -32,7 +32,7 @@ def build_compressor(
     options: Options,
     ranks: Ranks,
     checkpoint: Path | None,
-    reader: FusionReader,
+    reader: Reader,
     reader_tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Compressor, PreTrainedTokenizerBase] | None:
     """The compressor and its tokenizer, on this rank's device; None for whole passages.
@@ -82,7 +82,7 @@ def _new(
     options: Options,
     ranks: Ranks,
     settings: CompressorSettings,
-    reader: FusionReader,
+    reader: Reader,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Compressor, PreTrainedTokenizerBase]:
     if settings.kind == "encoder":
@@ -180,7 +180,7 @@ def _refuse_what_needs_one(options: Options) -> None:
             raise OptionError(f"--{name} ({value}) must come with --compressor")
 
 
-def _require_question(options: Options, settings: CompressorSettings, reader: FusionReader) -> None:
+def _require_question(options: Options, settings: CompressorSettings, reader: Reader) -> None:
     """What fuses passages in its decoder sees the question in them alone.
 
     Raises:

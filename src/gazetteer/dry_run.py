@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from gazetteer import build
+from gazetteer.build_reader import require_possible
 from gazetteer.build_retriever import asked_of_towers
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
 from gazetteer.collection_options import searches_collections
@@ -33,6 +34,7 @@ from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.options import Options
+from gazetteer.reader.causal_loading import model_source
 from gazetteer.reader.loading import HUB_NAMES, reader_class
 from gazetteer.records import Ranks
 from gazetteer.retriever.loading import find_source, tower_on_meta
@@ -189,6 +191,7 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
         if atlas is not None:
             name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
+        require_possible(options, source)
         reader = _reader_size(source, atlas)
     if not options.data.use_file_passages:
         source = options.retriever.retriever_model_path
@@ -211,15 +214,16 @@ def _check_files(folder: Path, what: str, *, part: str) -> None:
 def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
     """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
     try:
-        kind: Any = reader_class(source)
-        config: Any = AutoConfig.from_pretrained(source)
+        folder, file = model_source(source)
+        kind: Any = reader_class(folder, file)
+        config: Any = AutoConfig.from_pretrained(folder, **file)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"reader '{source}' cannot be loaded: {reason}") from None
-    for part in FILES:
+    for part in () if file else FILES:
         _check_files(Path(source), "reader", part=part)
     with torch.device("meta"):
-        model = kind(config)
+        model = kind(config) if kind else AutoModelForCausalLM.from_config(config)
     return _counted(model, int(config.hidden_size), "reader", model, atlas)
 
 

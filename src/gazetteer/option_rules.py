@@ -183,7 +183,9 @@ def _reader_rules(options: Options, program: Program) -> Iterator[str]:
     if reader is not None and reader not in READER_CHOICES:
         shown = ", ".join(READER_CHOICES)
         yield _must(
-            "reader_model_type", reader, f"be a T5 of the hub, a folder, or one of: {shown}"
+            "reader_model_type",
+            reader,
+            f"be a hub name, a folder, a .gguf file, or one of: {shown}",
         )
 
 

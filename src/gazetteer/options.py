@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gazetteer.causal_options import CausalOptions
 from gazetteer.collection_options import CollectionOptions
 from gazetteer.compressor_options import CompressorOptions
 from gazetteer.config_file import read_config
@@ -205,7 +206,7 @@ class ReaderOptions:
 
     reader_model_type: str | None = flag(
         None,
-        "T5 to read with: any T5 hub name, or a folder; needed where there is no --model_path",
+        "reader: T5 or decoder-only, by hub name, folder or .gguf; needed without --model_path",
         choices=READER_CHOICES,
     )
     text_maxlength: int = flag(200, "tokens of query and passage together; the rest is cut")
@@ -286,6 +287,7 @@ class Options:
     index: IndexOptions = field(default_factory=IndexOptions)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     compressor: CompressorOptions = field(default_factory=CompressorOptions)
+    causal: CausalOptions = field(default_factory=CausalOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     optimisation: OptimisationOptions = field(default_factory=OptimisationOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)

@@ -18,12 +18,13 @@ _GOOGLE_T5 = re.compile(
 
 
 def is_reader_name(value: str) -> bool:
-    """Accept a T5 family name, any `org/name` of the hub, or an existing folder."""
+    """Accept a T5 family name, any `org/name` of the hub, an existing folder or GGUF file."""
     return bool(
         _ORIGINAL_T5.fullmatch(value)
         or _GOOGLE_T5.fullmatch(value)
         or _HUB_NAME.fullmatch(value)
         or path_kind(value) == "folder"
+        or (value.endswith(".gguf") and path_kind(value) == "file")
     )
 
 

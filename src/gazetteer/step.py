@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from gazetteer.compressor import Compressed, Compressor
 from gazetteer.data.queries import QueryTokenizer
+from gazetteer.data.targets import strip_sentinels
 from gazetteer.data.tokens import PassageTokens
 from gazetteer.distributed.collectives import all_reduce_mean
 from gazetteer.lead.layers import NO_LAYERS
 from gazetteer.lead.reader_lesson import ReaderLayers, layer_scores
 from gazetteer.losses import RETRIEVER_LOSSES, reader_loss
 from gazetteer.modes import evaluation_mode
+from gazetteer.reader import EncodedPassages, FusionReader, Reader
 from gazetteer.reader.attention import attention_statistics, record_cross_attention
-from gazetteer.reader.fusion import EncodedPassages, FusionReader
 from gazetteer.reader.passage_scores import (
     layer_attention_scores,
     leave_one_out_nll,
@@ -93,17 +94,21 @@ class ReaderInputs:
     Attributes:
         tokens: the reader's tokens of the corpus; None with the book closed.
         closed_book: tokenises a query alone, for all of them when `tokens` is None, else for those
-            that no passage was given with.
+            that no passage was given with; None gives nothing in their place, since a decoder-only
+            reader has its question elsewhere.
+        has_sentinels: the model knows T5's; otherwise they are taken out of the queries.
     """
 
     tokens: PassageTokens | None
     closed_book: QueryTokenizer | None = None
+    has_sentinels: bool = True
 
     def of(self, queries: Sequence[str], hits: Hits) -> list[list[TokenIds]]:
         """Token ids for each query and hit; rows of -1 are left out, no rows: the query alone."""
+        queries = self._worded(queries)
         if self.tokens is None:
-            assert self.closed_book is not None
-            return [[ids] for ids in self.closed_book.encode(queries)]
+            alone = self.closed_book
+            return [[ids] for ids in alone.encode(queries)] if alone else [[] for _ in queries]
         rows = [row[row >= 0] for row in hits.rows.numpy()]
         inputs = self.tokens.reader_inputs(queries, rows)
         alone = [number for number, row in enumerate(rows) if len(row) == 0]
@@ -115,11 +120,15 @@ class ReaderInputs:
 
     def beside(self, queries: Sequence[str]) -> list[int]:
         """How many of the ids of each query's inputs are not those of a passage."""
-        return [0] * len(queries) if self.tokens is None else self.tokens.beside_passages(queries)
+        worded = self._worded(queries)
+        return [0] * len(queries) if self.tokens is None else self.tokens.beside_passages(worded)
+
+    def _worded(self, queries: Sequence[str]) -> Sequence[str]:
+        return queries if self.has_sentinels else [strip_sentinels(query) for query in queries]
 
 
 def encode_passages(
-    reader: FusionReader,
+    reader: Reader,
     compressor: Compressor | None,
     inputs: Sequence[Sequence[TokenIds]],
     beside: Sequence[int],
@@ -162,7 +171,7 @@ class TrainingStep(nn.Module):
         inputs: what the reader is given of them.
         retriever_tokens: the retriever's tokens of the corpus; None when it is not trained.
         retriever: None where nothing is retrieved.
-        reader: fusion in the decoder.
+        reader: answers from them.
         n_context: passages given to the reader.
         lesson: how the retriever learns; None when it does not.
         compressor: makes few vectors of each passage; None: the reader encodes them whole.
@@ -175,7 +184,7 @@ class TrainingStep(nn.Module):
         inputs: ReaderInputs,
         retriever_tokens: PassageTokens | None,
         retriever: DualEncoder | None,
-        reader: FusionReader,
+        reader: Reader,
         n_context: int,
         lesson: RetrieverLesson | None,
         compressor: Compressor | None = None,
@@ -304,18 +313,18 @@ class TrainingStep(nn.Module):
         self, states: EncodedPassages, targets: Targets
     ) -> Float[Tensor, "layer query passage"]:
         with evaluation_mode(self.reader):
-            return layer_attention_scores(self.reader, states, targets)
+            return layer_attention_scores(_with_cross_attention(self.reader), states, targets)
 
 
 def reader_signal(
-    lesson: RetrieverLesson, reader: FusionReader, states: EncodedPassages, targets: Targets
+    lesson: RetrieverLesson, reader: Reader, states: EncodedPassages, targets: Targets
 ) -> Tensor:
     """Ask the reader what its loss needs to know about each passage; no gradient."""
     loss = RETRIEVER_LOSSES[lesson.mode]
     if loss.signal == "log_likelihoods":
         return passage_log_likelihoods(reader, states, targets)
     if loss.signal == "attention_scores":
-        return passage_attention_scores(reader, states, targets)
+        return passage_attention_scores(_with_cross_attention(reader), states, targets)
     if loss.signal == "losses_without":
         return leave_one_out_nll(reader, states, targets)
     temperature = lesson.reader_temperature if loss.has_vocabulary_temperature else 1.0
@@ -324,7 +333,7 @@ def reader_signal(
 
 def _attention_stats(
     lesson: RetrieverLesson,
-    reader: FusionReader,
+    reader: Reader,
     states: EncodedPassages,
     targets: Targets,
     signal: Tensor,
@@ -332,13 +341,18 @@ def _attention_stats(
     if not lesson.log_attention:
         return {}
     context = states.fused()
-    with record_cross_attention(reader.model) as recorded:
+    with record_cross_attention(_with_cross_attention(reader).model) as recorded:
         reader.decode(context, targets.decoder_input_ids)
     statistics = attention_statistics(
         recorded, context.mask, context.passage, targets.mask, passages=states.lengths.shape[1]
     )
     helpful = per_passage(signal)
     return {f"corr/{name}": correlation(helpful, value) for name, value in statistics.items()}
+
+
+def _with_cross_attention(reader: Reader) -> FusionReader:
+    assert isinstance(reader, FusionReader), "options that need cross-attention were refused"
+    return reader
 
 
 def per_passage(signal: Tensor) -> Float[Tensor, "query passage"]:

@@ -43,7 +43,7 @@ from gazetteer.options import (
     options_to_dict,
     read_options,
 )
-from gazetteer.reader import FusionReader, load_reader, save_reader
+from gazetteer.reader import Reader, load_reader, save_reader
 from gazetteer.reader.loading import DTYPES
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, save_retriever
 from gazetteer.retriever.sources import EMBEDDING, PASSAGE_FOLDER, QUERY_FOLDER
@@ -137,7 +137,7 @@ def export_atlas(source: Path, target: Path) -> None:
 
 def _load_reader(
     atlas: AtlasCheckpoint, given: str | None
-) -> tuple[FusionReader, PreTrainedTokenizerBase]:
+) -> tuple[Reader, PreTrainedTokenizerBase]:
     name = reader_name(atlas, given)
     logger.info("%s/: reader.*, config and tokenizer of %s", READER_FOLDER, name)
     return load_reader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import repeat
 
@@ -12,6 +13,13 @@ from gazetteer.records import Targets
 
 IGNORED = -100
 """Label of positions that carry no loss."""
+
+_SENTINEL = re.compile(r" ?<extra_id_\d+> ?")
+
+
+def strip_sentinels(text: str) -> str:
+    """A text for models that know no sentinels; its white space stays."""
+    return _SENTINEL.sub("", text)
 
 
 class TargetTokenizer:
@@ -51,8 +59,7 @@ class TargetTokenizer:
         keeps the head.
         """
         prompts = self._prompts(queries)
-        texts = [self._wrapped(target) for target in targets]
-        wanted = [self._truncated(ids) for ids in self._ids(texts)]
+        wanted = [self._truncated(ids) for ids in self._target_ids(targets)]
         full = [[*prompt, *ids] for prompt, ids in zip(prompts or repeat(()), wanted, strict=False)]
         width = max((len(ids) for ids in full), default=0)
         labels = torch.full((len(full), width), IGNORED)
@@ -76,10 +83,13 @@ class TargetTokenizer:
         texts = [self._prompt_format.format(query=query) for query in queries]
         return [tuple(ids) for ids in self._ids(texts)]
 
-    def _wrapped(self, target: str) -> str:
-        text = target if self._format is None else self._format.format(target=target)
+    def _target_ids(self, targets: Sequence[str]) -> list[list[int]]:
         end = str(self._tokenizer.eos_token)
-        return text if text.endswith(end) else f"{text} {end}"
+        texts = [self._formatted(target) for target in targets]
+        return self._ids([text if text.endswith(end) else f"{text} {end}" for text in texts])
+
+    def _formatted(self, target: str) -> str:
+        return target if self._format is None else self._format.format(target=target)
 
     def _truncated(self, ids: list[int]) -> list[int]:
         return ids if self._limit < 0 else ids[: self._limit]
@@ -88,3 +98,28 @@ class TargetTokenizer:
         if not texts:
             return []
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[return-value]
+
+
+class ContinuationTokenizer(TargetTokenizer):
+    """Targets of a decoder-only reader: they go on where the prompt ends, as one text does.
+
+    Sentinels are taken out; a space stands before the target unless the prompt ends in white
+    space; the end token follows at once, without a space.
+    """
+
+    def _prompts(self, queries: Sequence[str]) -> list[tuple[int, ...]]:
+        return super()._prompts([strip_sentinels(query) for query in queries])
+
+    def _target_ids(self, targets: Sequence[str]) -> list[list[int]]:
+        texts = [self._space + self._formatted(strip_sentinels(target)) for target in targets]
+        end = self._tokenizer.eos_token_id
+        assert isinstance(end, int), "a decoder-only reader without one is refused"
+        return [ids if ids[-1:] == [end] else [*ids, end] for ids in self._ids(texts)]
+
+    @property
+    def _space(self) -> str:
+        if (self._prompt_format or "")[-1:].isspace():
+            return ""
+        # Tokenizers that put a space before every text would make two of it.
+        ids = self._ids(["a", " a"])
+        return " " if len(ids[0]) == len(ids[1]) else ""

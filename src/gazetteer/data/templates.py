@@ -64,8 +64,8 @@ class PassageTemplate:
         return _fill(self.format, {**passage, QUERY: query})
 
     def fill_query(self, query: str) -> str:
-        """What stands up to and including the query."""
-        return _fill(self.before, {}) + query
+        """What stands up to and including the query; nothing, when there is none."""
+        return _fill(self.before, {}) + query if self.has_query else ""
 
     def fill_passage(self, passage: Mapping[str, Any]) -> str:
         """What stands after the query (everything, when there is none)."""

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer import build
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.data.sampling import Draw
 from gazetteer.dense.batches import DenseBatches
 from gazetteer.dense.line_store import LineStore
@@ -113,7 +114,7 @@ def open_model(options: Options, ranks: Ranks, kind: str, name: str) -> Tokenise
         "dropout": options.optimisation.dropout,
         "attention": "eager" if ranks.device.type == "cpu" else "sdpa",
     }
-    limit = build.PADDED_TOKENS[ranks.device.type]
+    limit = PADDED_TOKENS[ranks.device.type]
     batch = EmbeddingBatch(options.data.per_gpu_embedder_batch_size, limit)
     # As for the retriever: fp16 leaves it in fp32.
     dtype = DTYPES["bf16" if options.optimisation.precision == "bf16" else "fp32"]

@@ -13,9 +13,8 @@ from torch import Tensor
 from gazetteer.data.targets import TargetTokenizer
 from gazetteer.distributed.collectives import all_gather_rows
 from gazetteer.errors import OptionError
-from gazetteer.reader import FusionReader
+from gazetteer.reader import FusedStates, Reader
 from gazetteer.reader.candidates import candidate_log_likelihoods
-from gazetteer.reader.fusion import FusedStates
 from gazetteer.records import Batch, Example, Ranks, Targets
 from gazetteer.tasks.base import SENTINEL
 
@@ -92,7 +91,7 @@ class ClosedAnswers:
 
     def ask(
         self,
-        reader: FusionReader,
+        reader: Reader,
         context: FusedStates,
         logits: Float[Tensor, "query target vocab"],
         batch: Batch,

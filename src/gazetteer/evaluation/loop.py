@@ -21,7 +21,7 @@ from gazetteer.losses import reader_loss
 from gazetteer.metrics.ranking import first_relevant_position, has_answer
 from gazetteer.modes import evaluation_mode
 from gazetteer.progress import progress
-from gazetteer.reader import FusionReader, GenerationSettings, decode_answers, generate
+from gazetteer.reader import GenerationSettings, Reader, decode_answers, generate
 from gazetteer.records import Batch, Example, Hits, PassageRecord, Ranks
 from gazetteer.stats import Stopwatch
 from gazetteer.step import PassageSource, ReaderInputs, encode_passages
@@ -36,7 +36,7 @@ class ReadingStage:
     """What turns hits into answers; absent with `--retrieve_only`.
 
     Attributes:
-        reader: fusion in the decoder.
+        reader: answers from passages.
         tokenizer: the reader's.
         inputs: what is read of each hit.
         generation: how answers are decoded.
@@ -45,7 +45,7 @@ class ReadingStage:
         candidates: passages of which the compressor keeps the most relevant; 0: it keeps all.
     """
 
-    reader: FusionReader
+    reader: Reader
     tokenizer: PreTrainedTokenizerBase
     inputs: ReaderInputs
     generation: GenerationSettings

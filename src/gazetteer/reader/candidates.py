@@ -6,14 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gazetteer.reader.fusion import FusedStates, FusionReader
+from gazetteer.reader.base import Reader
 from gazetteer.reader.passage_scores import label_log_probs
+from gazetteer.reader.states import FusedStates
 from gazetteer.records import Targets
 
 
 @torch.no_grad()
 def candidate_log_likelihoods(
-    reader: FusionReader, context: FusedStates, targets: Targets
+    reader: Reader, context: FusedStates, targets: Targets
 ) -> Float[Tensor, "query candidate"]:
     """Log-probability of each candidate, summed over its tokens, end token included.
 

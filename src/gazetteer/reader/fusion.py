@@ -1,98 +1,31 @@
 """The reader: a T5 that encodes passages apart and decodes over all of them at once.
 
-Stock transformers classes, no vendored model. Encoder states are kept without padding; every use
-of them (fused, one passage alone, one passage left out) is a gather from the same flat tensor, so
-a passage is encoded once however many ways it is read.
+Stock transformers classes, no vendored model.
 
 Source: fusion in the decoder, arXiv:2007.01282.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+from torch import Tensor
+from transformers import GenerationConfig, MT5ForConditionalGeneration, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
-from gazetteer.reader.layout import lay_out
+from gazetteer.reader.base import GenerationSettings, Reader
+from gazetteer.reader.states import EncodedPassages, FusedStates, length_table
 from gazetteer.records import TokenIds
 
 T5Model = T5ForConditionalGeneration | MT5ForConditionalGeneration
 """The same to us: transformers keeps the second as a copy of the first."""
 
 
-@dataclass(frozen=True, slots=True)
-class FusedStates:
-    """Encoder states of whole sequences, padded only to the longest.
-
-    Attributes:
-        states: carries gradient if the encoder did.
-        mask: True where a token stands.
-        passage: which passage each token belongs to.
-    """
-
-    states: Float[Tensor, "sequence token dim"]
-    mask: Bool[Tensor, "sequence token"]
-    passage: Int[Tensor, "sequence token"]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPassages:
-    """Encoder states of the passages of several queries, without padding.
-
-    Attributes:
-        states: every token of every passage, in no particular order of passages.
-        starts: where each passage begins in `states`; host, int64 (query, passage).
-        lengths: its number of tokens; 0 where a query has fewer passages. Host, same shape.
-    """
-
-    states: Float[Tensor, "token dim"]
-    starts: np.ndarray
-    lengths: np.ndarray
-
-    def fused(self) -> FusedStates:
-        """All passages of a query as one sequence, one per query."""
-        return self._gather(self.starts, self.lengths)
-
-    def apart(self) -> FusedStates:
-        """Each passage as a sequence of its own: (query x passage) sequences, query-major."""
-        return self._gather(self.starts.reshape(-1, 1), self.lengths.reshape(-1, 1))
-
-    def detached(self) -> EncodedPassages:
-        """The same states as constants."""
-        return EncodedPassages(self.states.detach(), self.starts, self.lengths)
-
-    def followed_by(self, more: EncodedPassages) -> EncodedPassages:
-        """These passages, then `more` passages of the same queries."""
-        return EncodedPassages(
-            torch.cat([self.states, more.states]),
-            np.concatenate([self.starts, more.starts + len(self.states)], axis=1),
-            np.concatenate([self.lengths, more.lengths], axis=1),
-        )
-
-    def first(self, count: int) -> EncodedPassages:
-        """The first `count` passages of each query, sharing the states."""
-        return EncodedPassages(self.states, self.starts[:, :count], self.lengths[:, :count])
-
-    def _gather(self, starts: np.ndarray, lengths: np.ndarray) -> FusedStates:
-        layout = lay_out(starts, lengths)
-        device = self.states.device
-        index = torch.from_numpy(layout.index).to(device, non_blocking=True)
-        states = self.states.index_select(0, index.view(-1)).view(*index.shape, -1)
-        return FusedStates(
-            states,
-            torch.from_numpy(layout.mask).to(device, non_blocking=True),
-            torch.from_numpy(layout.passage).to(device, non_blocking=True),
-        )
-
-
-class FusionReader(nn.Module):
+class FusionReader(Reader):
     """T5 over retrieved passages.
 
     Args:
@@ -102,7 +35,7 @@ class FusionReader(nn.Module):
 
     def __init__(self, model: T5Model, *, max_padded_tokens: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: T5Model = model  # pyright: ignore[reportIncompatibleVariableOverride]
         self.max_padded_tokens = max_padded_tokens
 
     @property
@@ -111,14 +44,14 @@ class FusionReader(nn.Module):
         return self.model.shared.weight.device
 
     @property
+    def width(self) -> int:
+        """Length of an encoder state."""
+        return self.model.config.d_model
+
+    @property
     def vocab_size(self) -> int:
         """Number of output tokens."""
         return self.model.config.vocab_size
-
-    @property
-    def width(self) -> int:
-        """Size of the vectors it decodes over."""
-        return self.model.config.d_model
 
     @property
     def decoder_start_id(self) -> int:
@@ -137,7 +70,7 @@ class FusionReader(nn.Module):
         Returns:
             States with gradient, unless called under `torch.no_grad`.
         """
-        lengths = _length_table(inputs)
+        lengths = length_table(inputs)
         flat_lengths = lengths.reshape(-1)
         tokens = [ids for passages in inputs for ids in passages]
         slots = np.flatnonzero(flat_lengths)
@@ -152,8 +85,7 @@ class FusionReader(nn.Module):
             ends = position + np.cumsum(flat_lengths[slots[bucket]])
             starts[slots[bucket]] = ends - flat_lengths[slots[bucket]]
             position = int(ends[-1])
-        dim = self.model.config.d_model
-        empty = torch.zeros(0, dim, dtype=self.model.shared.weight.dtype, device=self.device)
+        empty = torch.zeros(0, self.width, dtype=self.model.shared.weight.dtype, device=self.device)
         states = torch.cat(pieces) if pieces else empty
         return EncodedPassages(states, starts.reshape(lengths.shape), lengths)
 
@@ -180,10 +112,47 @@ class FusionReader(nn.Module):
             use_cache=False,
         ).logits
 
-    def shift_right(self, tokens: Int[Tensor, "sequence target"]) -> Int[Tensor, "sequence target"]:
-        """Decoder inputs that predict `tokens`: start token first, last token dropped."""
-        start = torch.full_like(tokens[:, :1], self.decoder_start_id)
-        return torch.cat([start, tokens[:, :-1]], dim=1)
+    @torch.no_grad()
+    def generate(
+        self,
+        context: FusedStates,
+        settings: GenerationSettings,
+        prompts: Sequence[Sequence[int]] = (),
+    ) -> list[list[int]]:
+        """As `Reader.generate`; lengths count start token and prompt, as transformers does."""
+        config = self.model.config
+        generated = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+            encoder_outputs=BaseModelOutput(last_hidden_state=context.states),  # type: ignore[arg-type]
+            attention_mask=context.mask.long(),
+            generation_config=GenerationConfig(
+                max_length=settings.max_length,
+                min_length=settings.min_length or 0,
+                num_beams=settings.num_beams,
+                length_penalty=settings.length_penalty,
+                do_sample=False,
+                # As transformers did by default in Atlas's time: beams go on until none can win.
+                early_stopping=False,
+                pad_token_id=config.pad_token_id,
+                eos_token_id=config.eos_token_id,
+                decoder_start_token_id=config.decoder_start_token_id,
+            ),
+            prefix_allowed_tokens_fn=_force(prompts, self.vocab_size) if prompts else None,
+        )
+        skip = [1 + len(prompt) for prompt in prompts] or [1] * len(generated)
+        return [ids[count:].tolist() for ids, count in zip(generated, skip, strict=True)]
+
+
+def _force(
+    prompts: Sequence[Sequence[int]], vocab_size: int
+) -> Callable[[int, Tensor], list[int] | range]:
+    """Allow only the prompt's next token while the prompt lasts, then everything."""
+
+    def allowed(sequence: int, so_far: Tensor) -> list[int] | range:
+        position = len(so_far) - 1
+        prompt = prompts[sequence]
+        return [prompt[position]] if position < len(prompt) else range(vocab_size)
+
+    return allowed
 
 
 def sequence_chunks(
@@ -197,11 +166,3 @@ def sequence_chunks(
     size = max(1, max_logits // max(1, target_length * vocab_size))
     for start in range(0, sequences, size):
         yield slice(start, min(start + size, sequences))
-
-
-def _length_table(inputs: Sequence[Sequence[TokenIds]]) -> np.ndarray:
-    widest = max((len(passages) for passages in inputs), default=0)
-    table = np.zeros((len(inputs), widest), dtype=np.int64)
-    for row, passages in zip(table, inputs, strict=True):
-        row[: len(passages)] = [len(ids) for ids in passages]
-    return table

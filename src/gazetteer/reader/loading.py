@@ -1,4 +1,4 @@
-"""Readers from disk or hub, and back.
+"""Readers from disk or hub, and back; of decoder-only ones see causal_loading.py.
 
 Any T5 family goes through its stock class and its own config, so tied (v1.0, flan-small excepted)
 and untied heads (v1.1, lm-adapt, flan, mT5) are read as they were trained.
@@ -6,8 +6,9 @@ and untied heads (v1.1, lm-adapt, flan, mT5) are read as they were trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -21,6 +22,8 @@ from transformers import (
 )
 
 from gazetteer.errors import CheckpointError
+from gazetteer.reader.base import Reader
+from gazetteer.reader.causal_loading import is_causal, load_causal, model_source
 from gazetteer.reader.fusion import FusionReader, T5Model
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -47,25 +50,34 @@ def load_reader(
     max_padded_tokens: int,
     attention: Attention = "sdpa",
     fill: Callable[[T5Model, torch.dtype], None] | None = None,
-) -> tuple[FusionReader, PreTrainedTokenizerBase]:
-    """Load a T5 reader and its tokenizer.
+    prefix: str | None = None,
+) -> tuple[Reader, PreTrainedTokenizerBase]:
+    """Load a reader and its tokenizer: T5 or decoder-only, as the config says.
 
     Args:
-        name_or_folder: hub name, or a folder written by `save_pretrained`.
+        name_or_folder: hub name, a folder written by `save_pretrained`, or a GGUF file.
         dropout: replaces the model's own dropout everywhere.
         precision: weights are cast to it.
         max_padded_tokens: tokens of one encoder call.
-        attention: implementation inside transformers. T5's position bias keeps "sdpa" from its
-            fast kernels on a CPU, where "eager" is faster.
+        attention: implementation inside transformers, of T5 alone. T5's position bias keeps "sdpa"
+            from its fast kernels on a CPU, where "eager" is faster.
         fill: gives a model made of the config alone, its weights on the "meta" device, weights of a
-            dtype; None reads those that lie under the name.
+            dtype; None reads those that lie under the name. For T5 alone.
+        prefix: text a decoder-only reader is given first; None = its chat template's, if any.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
     """
     source = HUB_NAMES.get(name_or_folder, name_or_folder)
     try:
-        kind = reader_class(source)
+        source, file = model_source(source)
+        kind = reader_class(source, file)
+        if kind is None and fill is None:
+            return load_causal(
+                source, file, dropout=dropout, dtype=DTYPES[precision], prefix=prefix
+            )
+        if kind is None:
+            raise ValueError("it is decoder-only; weights of Atlas are a T5's")
         tokenizer = AutoTokenizer.from_pretrained(source)
         if fill is not None:
             config = AutoConfig.from_pretrained(source, dropout_rate=dropout)
@@ -92,7 +104,8 @@ def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         CheckpointError: nothing usable under that name.
     """
     try:
-        return AutoTokenizer.from_pretrained(HUB_NAMES.get(name_or_folder, name_or_folder))
+        source, file = model_source(HUB_NAMES.get(name_or_folder, name_or_folder))
+        return AutoTokenizer.from_pretrained(source, **file)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -100,19 +113,37 @@ def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def reader_class(source: str) -> type[T5Model]:
-    """What the config under a name of the hub or a folder is for.
+def reader_class(
+    source: str, file: Mapping[str, str] = MappingProxyType({})
+) -> type[T5Model] | None:
+    """What the config under a name of the hub or a folder is for; None = a decoder-only model.
 
     Raises:
         OSError, ValueError: nothing there, or another type of model.
     """
-    kind = AutoConfig.from_pretrained(source).model_type
-    if kind not in READER_CLASSES:
-        raise ValueError(f"it is a {kind}, expected a t5 or mt5 (--reader_model_type)")
-    return READER_CLASSES[kind]
+    kind = AutoConfig.from_pretrained(source, **file).model_type
+    if kind not in READER_CLASSES and not is_causal(kind):
+        raise ValueError(
+            f"it is a {kind}, expected a t5 or mt5, or a decoder-only model (--reader_model_type)"
+        )
+    return READER_CLASSES.get(kind)
 
 
-def save_reader(reader: FusionReader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def is_decoder_only(name_or_folder: str) -> bool:
+    """Whether a `CausalReader` is what `load_reader` makes of this name; no weights are read.
+
+    Raises:
+        CheckpointError: nothing usable under that name.
+    """
+    try:
+        source = HUB_NAMES.get(name_or_folder, name_or_folder)
+        return reader_class(*model_source(source)) is None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
+
+
+def save_reader(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors), config and tokenizer; `load_reader(folder)` reads them back."""
     reader.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -16,13 +16,15 @@ from gazetteer.reader.attention import (
     passage_attention_by_layer,
     record_cross_attention,
 )
-from gazetteer.reader.fusion import EncodedPassages, FusionReader, sequence_chunks
+from gazetteer.reader.base import Reader
+from gazetteer.reader.fusion import FusionReader, sequence_chunks
+from gazetteer.reader.states import EncodedPassages
 from gazetteer.records import Targets
 
 
 @torch.no_grad()
 def passage_token_log_probs(
-    reader: FusionReader, encoded: EncodedPassages, targets: Targets, *, temperature: float = 1.0
+    reader: Reader, encoded: EncodedPassages, targets: Targets, *, temperature: float = 1.0
 ) -> Float[Tensor, "query passage target"]:
     """Log-probability of each target token when the reader sees one passage alone.
 
@@ -49,7 +51,7 @@ def passage_token_log_probs(
 
 
 def passage_log_likelihoods(
-    reader: FusionReader, encoded: EncodedPassages, targets: Targets
+    reader: Reader, encoded: EncodedPassages, targets: Targets
 ) -> Float[Tensor, "query passage"]:
     """Mean log-probability per target token given one passage alone (perplexity distillation)."""
     log_probs = passage_token_log_probs(reader, encoded, targets)
@@ -58,7 +60,7 @@ def passage_log_likelihoods(
 
 @torch.no_grad()
 def leave_one_out_nll(
-    reader: FusionReader, encoded: EncodedPassages, targets: Targets
+    reader: Reader, encoded: EncodedPassages, targets: Targets
 ) -> Float[Tensor, "query passage"]:
     """Mean negative log-likelihood of the target with one passage hidden from the decoder.
 

@@ -107,5 +107,8 @@ def test_sentinels_are_no_part_of_an_answer_whether_special_or_not() -> None:
 def test_another_model_is_refused(tmp_path: Path) -> None:
     BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
                          intermediate_size=8, vocab_size=9)).save_pretrained(tmp_path)  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"it is a bert, expected a t5 or mt5 \(--reader"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"it is a bert, expected a t5 or mt5, or a decoder-only model \(--reader",
+    ):
         load_reader(str(tmp_path), dropout=0.0, precision="fp32", max_padded_tokens=64)

@@ -1,0 +1,113 @@
+"""Options -> the reader, and the words it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gazetteer.build_retriever import PADDED_TOKENS
+from gazetteer.data.targets import ContinuationTokenizer, TargetTokenizer
+from gazetteer.errors import OptionError
+from gazetteer.flags import all_flags
+from gazetteer.losses import RETRIEVER_LOSSES
+from gazetteer.options import Options
+from gazetteer.reader import CausalReader, Reader, load_reader
+from gazetteer.reader.causal_loading import without_special_tokens
+from gazetteer.reader.fusion import T5Model
+from gazetteer.reader.loading import enable_gradient_checkpointing, is_decoder_only
+from gazetteer.records import Ranks
+
+
+def build_reader(
+    options: Options,
+    ranks: Ranks,
+    name: str,
+    fill: Callable[[T5Model, torch.dtype], None] | None = None,
+) -> tuple[Reader, PreTrainedTokenizerBase]:
+    """The reader under a name, on this rank's device.
+
+    Args:
+        options: of the run.
+        ranks: this process among its peers.
+        name: of the hub, a folder, or a GGUF file.
+        fill: gives a T5 its weights; None reads those under the name.
+
+    Raises:
+        CheckpointError, OptionError: it cannot be loaded, or cannot do what flags say.
+    """
+    require_possible(options, name)
+    reader, tokenizer = load_reader(
+        name,
+        dropout=options.optimisation.dropout,
+        precision=options.optimisation.precision,
+        max_padded_tokens=PADDED_TOKENS[ranks.device.type],
+        attention="eager" if ranks.device.type == "cpu" else "sdpa",
+        fill=fill,
+        prefix=options.causal.reader_prefix,
+    )
+    if options.optimisation.use_gradient_checkpoint_reader:
+        enable_gradient_checkpointing(reader.model)
+    return reader.to(ranks.device), tokenizer
+
+
+def require_possible(options: Options, name: str) -> None:
+    """Refuse what a decoder-only reader cannot do, before its weights are read.
+
+    Raises:
+        CheckpointError, OptionError: there is no such reader, or it cannot do what flags say.
+    """
+    problems = list(_needs_of_t5(options))
+    if problems and is_decoder_only(name):
+        raise OptionError(
+            "\n".join(f"{what}; the reader '{name}' is decoder-only" for what in problems)
+        )
+
+
+def _needs_of_t5(options: Options) -> Iterator[str]:
+    retriever, lead = options.retriever, options.lead
+    if retriever.train_retriever:
+        mode = retriever.gold_score_mode
+        if mode in RETRIEVER_LOSSES and RETRIEVER_LOSSES[mode].signal == "attention_scores":
+            yield f"--gold_score_mode ({mode}) needs a reader with cross-attention"
+        if retriever.compute_crossattention_stats:
+            yield "--compute_crossattention_stats needs a reader with cross-attention"
+        if lead.reader_layer_num:
+            number = lead.reader_layer_num
+            yield f"--reader_layer_num ({number}) needs a reader with cross-attention"
+    if options.task.task == "mlm":
+        yield "--task mlm needs a reader that knows T5's sentinels"
+
+
+def passage_format(options: Options, reader: Reader) -> str:
+    """What is read of a passage: `--encoder_format`, whose default is for T5."""
+    given = options.reader.encoder_format
+    is_default = given == all_flags(type(options))["encoder_format"].default
+    if is_default and isinstance(reader, CausalReader):
+        return reader.prompt.passage_format
+    return given
+
+
+def passage_tokenizer(
+    reader: Reader, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """What cuts passages: of a decoder-only reader, without tokens that begin or end a text."""
+    is_causal = isinstance(reader, CausalReader)
+    return without_special_tokens(tokenizer) if is_causal else tokenizer
+
+
+def build_targets(
+    options: Options, reader: Reader, tokenizer: PreTrainedTokenizerBase
+) -> TargetTokenizer:
+    """What turns targets into labels."""
+    kind, prompt_format = TargetTokenizer, options.reader.decoder_prompt_format
+    if isinstance(reader, CausalReader):
+        kind, prompt_format = ContinuationTokenizer, prompt_format or reader.prompt.question_format
+    return kind(
+        tokenizer,
+        decoder_start_id=reader.decoder_start_id,
+        max_length=options.reader.target_maxlength,
+        decoder_format=options.reader.decoder_format,
+        decoder_prompt_format=prompt_format,
+    )
