@@ -29,9 +29,10 @@ def test_reader_and_retriever_learn_together(world: Path, mode: str) -> None:
 
 
 def test_what_was_trained_answers_alike_when_loaded_again(world: Path) -> None:
-    run_train(world, name="saved", reader_model_type=world / "llama", total_steps=4, lr=1e-2,
-              write_results=True, eval_freq=4)  # fmt: skip
-    run_evaluate(world, name="again", write_results=True, reader_model_type=None,
+    settings = {"write_results": True, "generation_min_length": 4}
+    run_train(world, name="saved", reader_model_type=world / "llama", total_steps=4, lr=1e-4,
+              eval_freq=4, **settings)  # fmt: skip
+    run_evaluate(world, name="again", reader_model_type=None, **settings,
                  model_path=world / "experiments" / "saved" / "checkpoint" / "latest")  # fmt: skip
     there = [r["generation"] for r in results(world, "saved", "dev-step-4.jsonl")]
     again = [r["generation"] for r in results(world, "again", "dev-step-0.jsonl")]

@@ -116,7 +116,8 @@ def test_a_model_without_all_its_files_is_refused(
 
 def test_a_model_of_another_kind_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"is a bert, expected a t5 or mt5 \(--reader_model_type\)"
+        CheckpointError,
+        match=r"is a bert, expected a t5 or mt5, or a decoder-only model \(--reader_model_type\)",
     ):
         lines(world, reader_model_type=world / "retriever")
     GPT2Config().save_pretrained(tmp_path)

@@ -248,7 +248,9 @@ def test_a_reader_is_required_unless_a_checkpoint_or_nothing_is_read(violations)
 
 def test_a_reader_nobody_knows_is_refused_with_the_list(violations):
     (line,) = violations(reader_model_type="t6-base")
-    assert line.startswith("--reader_model_type (t6-base) must be a T5 of the hub, a folder, or")
+    assert line.startswith(
+        "--reader_model_type (t6-base) must be a hub name, a folder, a .gguf file, or"
+    )
     assert "t5-small" in line and "google/t5-xxl-lm-adapt" in line
     assert violations(reader_model_type="google/flan-t5-small") == []
     assert violations(reader_model_type="folder") == []
