@@ -43,3 +43,13 @@ def test_the_book_may_be_closed(world: Path) -> None:
     run_train(world, name="closed", reader_model_type=world / "llama", closed_book=True,
               total_steps=2, passages=None)  # fmt: skip
     assert all(record["loss/reader_loss"] > 0 for record in logged(world, "closed").values())
+
+
+@pytest.mark.parametrize("kind", ["n_layers", "pool"])
+def test_it_answers_from_compressed_passages(world: Path, kind: str) -> None:
+    run_train(world, name=kind, reader_model_type=world / "llama", total_steps=2, compressor=kind,
+              num_memory_tokens=2, distill_kl_weight=1.0, train_retriever=True)  # fmt: skip
+    run_evaluate(world, name=f"{kind}-again", reader_model_type=None,
+                 model_path=world / "experiments" / kind / "checkpoint" / "latest")  # fmt: skip
+    (record,) = logged(world, f"{kind}-again", "eval").values()
+    assert record["dev.jsonl/compression_rate"] > 2
