@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data_files import SHOTS, data_folder, few, parser_of, write_rows
-from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
+from gazetteer.downloading import fetch
 from gazetteer.one_line_errors import exit_code
 
 SOURCES = {

@@ -24,8 +24,8 @@ from typing import Any
 
 from archives import members
 from data_files import data_folder, parser_of, write_rows
-from downloading import fetch
 
+from gazetteer.downloading import fetch
 from gazetteer.errors import DataError
 from gazetteer.one_line_errors import exit_code
 

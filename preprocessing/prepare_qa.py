@@ -17,9 +17,9 @@ from typing import Any
 
 from archives import members
 from data_files import data_folder, few, parser_of, write_rows
-from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
+from gazetteer.downloading import fetch
 from gazetteer.errors import DataError
 from gazetteer.one_line_errors import exit_code
 

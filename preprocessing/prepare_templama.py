@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data_files import data_folder, parser_of, write_rows
-from downloading import fetch
 
 from gazetteer.data.jsonl import Field, read_lines
+from gazetteer.downloading import fetch
 from gazetteer.errors import DataError
 from gazetteer.one_line_errors import exit_code
 

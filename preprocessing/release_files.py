@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from downloading import fetch
-
+from gazetteer.downloading import fetch
 from gazetteer.one_line_errors import exit_code
 
 RELEASE = "https://dl.fbaipublicfiles.com/atlas"

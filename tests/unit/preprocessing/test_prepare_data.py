@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import downloading
 import prepare_fever
 import prepare_mmlu
 import prepare_qa
 import prepare_templama
 import pytest
 
+from gazetteer import downloading
 from gazetteer.tasks import TASKS
 from tests.support.file_server import FileServer, running
 

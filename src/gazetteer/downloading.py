@@ -87,7 +87,7 @@ def fetch(url: str, path: Path, patience: Patience = Patience()) -> Path:
     if path.exists():
         if known is not None and (problem := _mismatch(path, known)):
             raise DownloadError(f"{path}: {problem}; delete it to fetch it again from {url}")
-        print(f"{path} is already there")
+        sys.stdout.write(f"{path} is already there\n")
         return path
     partial = path.with_name(path.name + ".part")
     try:
@@ -106,7 +106,7 @@ def fetch(url: str, path: Path, patience: Patience = Patience()) -> Path:
     except OSError as error:
         raise DownloadError(f"{error.filename or partial}: {error.strerror or error}") from None
     verdict = "as expected" if known else "not checked: no SHA-256 of this file is known"
-    print(f"{path}: {size} bytes, SHA-256 {digest} ({verdict})")
+    sys.stdout.write(f"{path}: {size} bytes, SHA-256 {digest} ({verdict})\n")
     return path
 
 
@@ -143,7 +143,7 @@ def _complete(
         if tries >= patience.tries:
             raise DownloadError(f"{url}: {reason}, after {tries} attempts") from None
         wait = min(patience.first_wait_s * 2 ** (tries - 1), 60)
-        print(f"{url}: {reason}; trying again in {wait:g} s", file=sys.stderr)
+        sys.stderr.write(f"{url}: {reason}; trying again in {wait:g} s\n")
         time.sleep(wait)
 
 

@@ -11,10 +11,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import downloading
 import pytest
-from downloading import DownloadError, KnownFile, Patience, fetch
 
+from gazetteer import downloading
+from gazetteer.downloading import DownloadError, KnownFile, Patience, fetch
 from tests.support.file_server import FileServer, Handler, running
 
 CONTENT = bytes(range(256)) * 4096
