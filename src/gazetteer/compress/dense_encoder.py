@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gazetteer.build import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compress.splade import MAX_TOKENS, Arrays
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.tokens import tokenizer_fingerprint
