@@ -184,7 +184,6 @@ def _layout(path: Path, form: SourceFormat) -> Block:
         b"",
         is_first=True,
         columns=form.columns if is_tsv else (),
-        keeps_empty=bool(form.columns),
         id_names=form.id_names,
         needs_text=form.needs_text,
     )

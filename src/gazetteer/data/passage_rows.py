@@ -70,7 +70,6 @@ class Block:
         columns: names of the columns of a tsv; empty for other kinds.
         header: number of the line that names the columns and is no passage, from 1; 0 for none.
         is_quoted: fields of the tsv in quotes lose them (see `passage_files`).
-        keeps_empty: an empty text or title of the tsv is one, not a missing one.
         id_names: see `SourceFormat`.
         needs_text: likewise.
     """
@@ -81,7 +80,6 @@ class Block:
     columns: tuple[str, ...] = ()
     header: int = 0
     is_quoted: bool = False
-    keeps_empty: bool = False
     id_names: tuple[str, ...] = ()
     needs_text: bool = True
 
@@ -198,10 +196,10 @@ def _parse_tsv(line: bytes, block: Block, *, is_first: bool) -> dict[str, str | 
         raise BadLineError(f"found {columns_found(fields)}, expected {expected}, split at tabs")
     if block.is_quoted:
         fields = [unquoted(field) for field in fields]
-    # An empty field is how tab-separated text says that there is nothing.
+    # A text may be empty, as any text; an empty id is none.
     named = zip(block.columns, fields, strict=True)
-    empty = (*block.id_names, "id") if block.keeps_empty else KNOWN
-    return {name: field for name, field in named if field or name not in empty}
+    ids = {*block.id_names, "id", *IDS_WITHOUT_ID}
+    return {name: field for name, field in named if field or name not in ids}
 
 
 def columns_found(fields: Sequence[str]) -> str:

@@ -34,7 +34,6 @@ from gazetteer.reader.loading import DTYPES
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, save_retriever
 from gazetteer.retriever.loading import find_source
-from gazetteer.retriever.sentence_files import read_sentence_way
 from gazetteer.retriever.ways import DEFAULT_POOLING, PoolingName
 from gazetteer.training.state import Position
 
@@ -136,10 +135,9 @@ def _open_dual(
     """A dual encoder that embeds as its folder says; where that says nothing, as the student."""
     pooling: PoolingName = options.retriever.retriever_pooling
     normalize, encoder_only = options.retriever.retriever_normalize, options.towers.encoder_only
-    if find_source(name).noted is not None:
+    source = find_source(name)
+    if source.noted is not None or source.suggested is not None:
         pooling, normalize, encoder_only = DEFAULT_POOLING, False, False
-    elif (way := read_sentence_way(Path(name))) is not None:
-        pooling, normalize = way
     return load_retriever(
         name,
         pooling=pooling,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +13,6 @@ from gazetteer.dense.commands import SeedParser, positive
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.retriever.loading import find_source
-from gazetteer.retriever.sentence_files import read_sentence_way
 from gazetteer.retriever.ways import DEFAULT_POOLING, PoolingName
 
 logger = logging.getLogger(__name__)
@@ -81,14 +79,13 @@ def load_towers(
 
 
 def way_of(name: str, pooling: PoolingName | None, normalize: bool) -> tuple[PoolingName, bool]:
-    """Pooling and normalisation: as given; else as noted; else OpenMatch's own defaults.
+    """Pooling and normalisation: as given; else as the folder says, else OpenMatch's own.
 
     Args:
         name: of the retriever: folder or hub name.
         pooling: what was asked for; None for nothing.
         normalize: likewise; False for nothing.
     """
-    if find_source(name).noted is not None:
-        return pooling or DEFAULT_POOLING, normalize
-    noted_pooling, noted_normalize = read_sentence_way(Path(name)) or ("first", False)
-    return pooling or noted_pooling, normalize or noted_normalize
+    source = find_source(name)
+    is_said = source.noted is not None or source.suggested is not None
+    return pooling or (DEFAULT_POOLING if is_said else "first"), normalize

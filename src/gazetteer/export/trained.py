@@ -14,8 +14,6 @@ from gazetteer.files import MANIFEST, require_intact
 from gazetteer.options import OPTIONS_FILE, Options, read_options
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.retriever.adapters import has_adapters, merge_adapters
-from gazetteer.retriever.loading import find_source
-from gazetteer.retriever.sentence_files import read_sentence_way
 from gazetteer.retriever.ways import DEFAULT_POOLING
 
 RETRIEVER_FOLDER = "retriever"
@@ -57,14 +55,10 @@ def open_trained(source: str) -> Trained:
         name = str(folder / RETRIEVER_FOLDER)
     elif (folder.resolve().parent / MANIFEST).is_file() and folder.name == RETRIEVER_FOLDER:
         folder = folder.parent
-    is_noted = find_source(name).noted is not None
-    way = None if is_noted else read_sentence_way(Path(name))
-    pooling, normalize = way or (DEFAULT_POOLING, False)
     retriever, tokenizer = load_retriever(
         name,
-        pooling=pooling,
-        normalize=normalize,
-        encoder_only=way is not None,
+        pooling=DEFAULT_POOLING,
+        normalize=False,
         dropout=0.0,
         dtype=torch.float32,
         batch=EmbeddingBatch(),

@@ -58,6 +58,7 @@ def load_encoder(
         dropout=0.0,
         dtype=dtype,
         batch=BATCH,
+        takes_suggestions=False,
     )
     tower = retriever.passage_tower
     identity = replace(

@@ -62,12 +62,13 @@ def load_retriever(
     fills: Sequence[Fill] | None = None,
     encoder_only: bool = False,
     new_head: NewHead | None = None,
+    takes_suggestions: bool = True,
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
     """Load a retriever and its tokenizer.
 
     Args:
-        name_or_folder: hub name, a folder written by `save_pretrained`, by `save_retriever` or by
-            OpenMatch.
+        name_or_folder: hub name, a folder written by `save_pretrained`, by `save_retriever`, by
+            sentence-transformers or by OpenMatch.
         pooling: how token states become one embedding; what was noted on saving comes first. Of a
             T5 the first token of its decoder is taken, unless `encoder_only`.
         normalize: scale embeddings to length 1; what was noted comes first.
@@ -80,13 +81,19 @@ def load_retriever(
             and passage's; None reads those that lie under the name.
         encoder_only: leave T5's decoder out, and pool the states of its encoder.
         new_head: a linear head, if the retriever has none yet.
+        takes_suggestions: use a folder of sentence-transformers as it does, where `pooling` and
+            `normalize` ask for nothing else.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
         OptionError: a flag asks for something else than the retriever was saved with.
     """
     asked = Asked(
-        pooling=pooling, normalize=normalize, encoder_only=encoder_only, new_head=new_head
+        pooling=pooling,
+        normalize=normalize,
+        encoder_only=encoder_only,
+        new_head=new_head,
+        takes_suggestions=takes_suggestions,
     )
 
     def tower(number: int, fill: Fill | None) -> TextEncoder:

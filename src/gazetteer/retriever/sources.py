@@ -1,7 +1,7 @@
 """Where the parts of a retriever lie, and what is noted there about them.
 
-Here: names of the hub, folders of transformers, and our own, which are one encoder (tied towers) or
-hold `query/` and `passage/` (untied). OpenMatch's are in openmatch.py.
+Here: names of the hub, folders of transformers and of sentence-transformers, and our own, which are
+one encoder (tied towers) or hold `query/` and `passage/` (untied). OpenMatch's are in openmatch.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from gazetteer.errors import CheckpointError
 from gazetteer.files import replace_json
 from gazetteer.retriever.encoder import POOLINGS, Pooling, TextEncoder
 from gazetteer.retriever.head import load_head
+from gazetteer.retriever.sentence_files import read_sentence_way
 
 QUERY_FOLDER, PASSAGE_FOLDER = "query", "passage"
 EMBEDDING = "embedding.json"
@@ -25,7 +26,7 @@ HEAD = "head"
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """How a retriever that was saved makes vectors.
+    """How a retriever that was saved makes vectors, by the files beside it.
 
     Attributes:
         pooling: see `encoder.pool`.
@@ -43,13 +44,15 @@ class Source:
     Attributes:
         towers: name or folder of the one encoder, or folders of the query's and the passage's.
         tokenizer: name or folder.
-        noted: None where nothing is: flags decide.
+        noted: how it was trained here; flags must not contradict it. None where nothing is noted.
+        suggested: how sentence-transformers uses it; flags that ask for something else win.
         heads: one for each tower, or none.
     """
 
     towers: tuple[str, ...]
     tokenizer: str
     noted: Noted | None = None
+    suggested: Noted | None = None
     heads: tuple[nn.Linear, ...] = ()
 
 
@@ -65,7 +68,10 @@ def own_source(name_or_folder: str) -> Source:
         names = (str(folder / QUERY_FOLDER), str(folder / PASSAGE_FOLDER))
     path = folder / EMBEDDING
     if not path.is_file():
-        return Source(towers=names, tokenizer=names[0])
+        way = read_sentence_way(folder)
+        return Source(
+            towers=names, tokenizer=names[0], suggested=None if way is None else Noted(*way)
+        )
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         pooling, normalize = saved["pooling"], saved["normalize"]

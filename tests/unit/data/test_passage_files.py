@@ -274,6 +274,12 @@ def test_columns_without_a_header_are_known_by_number_and_length(
     assert expected.items() <= record.items()
 
 
+@pytest.mark.parametrize("header", [b"", b"id\ttext\ttitle\n"])
+def test_an_empty_text_is_a_passage_like_any_other(tmp_path: Path, header: bytes) -> None:
+    records = _records(_open(tmp_path, "c.tsv", header + b"1\ta text\tb\n2\t\tb\n3\t\t\n"))
+    assert [each["text"] for each in records] == ["a text", "", ""]
+
+
 BAD_TSV = {
     "one column": (b"1 text title\n", ":1: found 1 column, split at tabs, and no header"),
     "four columns": (b"1\ta\tb\tc\n", ":1: found 4 columns, split at tabs, and no header"),
@@ -285,7 +291,6 @@ BAD_TSV = {
     ),
     "column too many": (b"1\ta\tb\n\n2\ta\tb\tc\n", ":3: found 4 columns, expected 3"),
     "id missing": (b"1\ta\tb\n\ta\tb\n", ":2: field 'id': found nothing, expected a string"),
-    "text missing": (b"1\ta text\tb\n2\t\tb\n", ":2: field 'text': found nothing"),
     "only tabs": (b"1\ta\tb\n\t\t\n", ":2: field 'id': found nothing"),
     "Latin-1": (b"1\ta\tb\n2\tcaf\xe9\tb\n", ":2: found byte 0xe9 at byte 6 of the line"),
     "NUL": (b"1\ta\tb\n2\ta\0\tb\n", ":2: found a NUL character"),

@@ -159,6 +159,18 @@ def test_flags_say_how_a_folder_of_others_embeds(retriever_folder: Path) -> None
     assert (tower.pooling, tower.normalize) == ("sqrt", True)
 
 
+def test_a_folder_of_sentence_transformers_says_how_it_embeds(tmp_path: Path, caplog) -> None:
+    tower = TextEncoder(tiny_bert(), pooling="cls", normalize=True)
+    save_retriever(DualEncoder(tower, tower, EmbeddingBatch()), retriever_tokenizer(), tmp_path)
+    (tmp_path / "embedding.json").unlink()
+    found = load(tmp_path).query_tower
+    assert (found.pooling, found.normalize) == ("cls", True)
+    other = load(tmp_path, "sqrt").query_tower
+    assert (other.pooling, other.normalize) == ("sqrt", True)
+    (warning,) = [each for each in caplog.messages if "flags" in each]
+    assert "pooling sqrt, normalised, as flags say; its modules.json says: pooling cls" in warning
+
+
 def test_dropout_is_that_of_a_model_built_with_it(retriever_folder: Path) -> None:
     found = load(retriever_folder, dropout=0.3).train()
     expected = retriever(dropout=0.3).train()
