@@ -32,6 +32,7 @@ from gazetteer.errors import CheckpointError, GazetteerError, IndexFileError, La
 from gazetteer.index import read_manifest, shard_range
 from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
+from gazetteer.ir.lines import ON_BAD
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.options import Options
 from gazetteer.reader.causal_loading import model_source
@@ -107,7 +108,8 @@ def _count_examples(options: Options, paths: list[str], flag: str) -> int:
         return sum(collection.count for collection in opened)
     files = [Path(path) for path in paths]
     if options.task.task == DENSE:
-        return sum(1 for path in files for _ in read_training_lines(path, flag=flag))
+        on_bad = ON_BAD[options.data.on_bad_line]
+        return sum(1 for path in files for _ in read_training_lines(path, flag=flag, on_bad=on_bad))
     task, is_training = build_task(options), False
     fields = task.evaluation_fields
     if flag == "--train_data":

@@ -116,6 +116,7 @@ def _lines(
             corpus,
             options.data.cache_folder,
             flag=flag,
+            on_bad_line=options.data.on_bad_line,
             show_progress=shows_progress(options, ranks),
         )
 

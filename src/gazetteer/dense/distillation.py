@@ -20,6 +20,7 @@ from gazetteer.dense.line_store import LineStore
 from gazetteer.distributed.agreement import build_alike, raise_together
 from gazetteer.distributed.replicas import replicate
 from gazetteer.errors import DataError
+from gazetteer.ir.lines import ON_BAD
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.step import LeadBatch, LeadLesson, LeadStep, StudentAndTeacher
@@ -162,10 +163,11 @@ def require_texts(
     Raises:
         DataError: there are such lines; looked for in the first line of each file.
     """
-    problem = None
+    problem, on_bad = None, ON_BAD[options.data.on_bad_line]
     if tokenizer.get_vocab() != teachers.get_vocab():
         for path in map(Path, options.data.train_data):
-            line = next(iter(read_training_lines(path, flag="--train_data")), None)
+            lines = read_training_lines(path, flag="--train_data", on_bad=on_bad)
+            line = next(iter(lines), None)
             passages = (*line.positives, *line.negatives) if line else ()
             if line and (line.query_tokens or any(each.tokens for each in passages)):
                 problem = problem or DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,20 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.data.built_folders import build_folder
+from gazetteer.data.jsonl import OnBadLine
 from gazetteer.data.passages import PassageStore
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import tokenize, tokenizer_fingerprint, write_tokens
 from gazetteer.dense.line_store import COLUMNS, TOKENS, LineStore, column_file
 from gazetteer.errors import DataError, IndexFileError
+from gazetteer.ir.lines import OnBad, refuse
 from gazetteer.ir.passage_lookup import PassageLookup
 from gazetteer.ir.records import Candidate, TrainingLine
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.progress import progress
 from gazetteer.records import TokenIds
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 BATCH_LINES = 512
@@ -55,6 +60,7 @@ def cached_lines(
     cache_dir: Path,
     *,
     flag: str,
+    on_bad_line: OnBadLine = "error",
     show_progress: bool = False,
 ) -> LineStore:
     """The lines of these files, stored on first use and reused while files and texts are the same.
@@ -65,6 +71,7 @@ def cached_lines(
         corpus: where passages named by id are; None without.
         cache_dir: holds one folder for each.
         flag: named in errors.
+        on_bad_line: what a malformed line does, or one that names what is not there.
         show_progress: draw a bar.
 
     Raises:
@@ -76,6 +83,7 @@ def cached_lines(
     ]
     identity = (
         FORMAT_VERSION,
+        on_bad_line,
         files,
         corpus.fingerprint if corpus else None,
         tokenizer_fingerprint(texts.tokenizer),
@@ -89,11 +97,28 @@ def cached_lines(
     except IndexFileError:
         pass
     lookup = PassageLookup(corpus) if corpus else None
+    bad = _BadLines()
+    on_bad = refuse if on_bad_line == "error" else bad.leave_out
     with progress(None, f"reading {flag}", "line", enabled=show_progress) as bar:
-        lines = (line for path in paths for line in _read(path, flag))
-        writer = _Writer(texts, lookup, count, flag)
+        lines = (line for path in paths for line in _read(path, flag, on_bad))
+        writer = _Writer(texts, lookup, count, flag, on_bad)
         build_folder(folder, lambda partial: writer.write(lines, partial, bar.update))
+    if bad.count:
+        logger.warning("bad lines skipped: %d, the first: %s", bad.count, bad.first)
     return LineStore(folder, count)
+
+
+class _BadLines:
+    """Counts lines that are left out."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+
+    def leave_out(self, problem: str) -> None:
+        """One more."""
+        self.count += 1
+        self.first = self.first or problem
 
 
 _Text = tuple[str | TokenIds, int]
@@ -108,8 +133,8 @@ class _Placed:
     line: TrainingLine
 
 
-def _read(path: Path, flag: str) -> Iterator[_Placed]:
-    for number, line in enumerate(read_training_lines(path, flag=flag), 1):
+def _read(path: Path, flag: str, on_bad: OnBad) -> Iterator[_Placed]:
+    for number, line in enumerate(read_training_lines(path, flag=flag, on_bad=on_bad), 1):
         yield _Placed(f"{path}: example {number}", line)
 
 
@@ -123,8 +148,14 @@ class _Writer:
     """Tokenises lines and collects what is known of them: some 30 bytes of memory per passage."""
 
     def __init__(
-        self, texts: LineTexts, lookup: PassageLookup | None, corpus_count: int, flag: str
+        self,
+        texts: LineTexts,
+        lookup: PassageLookup | None,
+        corpus_count: int,
+        flag: str,
+        on_bad: OnBad,
     ) -> None:
+        self._on_bad = on_bad
         self._texts = texts
         self._lookup = lookup
         self._corpus_count = corpus_count
@@ -161,14 +192,17 @@ class _Writer:
     def _tokenised(self, lines: Sequence[_Placed]) -> list[TokenIds]:
         """Ids of the texts of these lines, in order; all else goes into the columns."""
         columns, texts = self._columns, _Texts(self._placed)
-        rows = iter(self._rows(lines))
-        for placed in lines:
+        for placed, rows in zip(lines, self._rows(lines), strict=True):
             line = placed.line
-            columns["queries"].append(texts.place(self._query(placed)))
+            problem = self._problem(line, rows)
+            if problem is not None:
+                self._on_bad(f"{placed.where}: {problem} ({self._flag})")
+                continue
+            columns["queries"].append(texts.place(self._query(line)))
             columns["positives"].append(len(line.positives))
-            for candidate in (*line.positives, *line.negatives):
-                row = int(next(rows))
-                text = self._passage(placed, candidate)
+            candidates = (*line.positives, *line.negatives)
+            for row, candidate in zip(rows.tolist(), candidates, strict=True):
+                text = self._passage(candidate)
                 number = row if text is None else self._corpus_count + texts.place(text)
                 columns["passages"].append(number)
                 columns["rows"].append(row)
@@ -177,53 +211,50 @@ class _Writer:
         self._placed += len(texts.found)
         return texts.tokenised(self._texts.tokenizer)
 
-    def _query(self, placed: _Placed) -> _Text:
-        line, limit = placed.line, self._texts.query_tokens
+    def _query(self, line: TrainingLine) -> _Text:
+        limit = self._texts.query_tokens
         if line.query_tokens is not None:
-            return self._known(placed, line.query_tokens, limit)
-        if line.query is None:
-            raise self._problem(placed, f"query '{line.query_id}' has no text")
-        return self._texts.query_template.fill({"id": line.query_id, "text": line.query}), limit
+            return np.asarray(line.query_tokens, dtype=np.int32), limit
+        record = {"id": line.query_id, "text": line.query or ""}
+        return self._texts.query_template.fill(record), limit
 
-    def _passage(self, placed: _Placed, candidate: Candidate) -> _Text | None:
+    def _passage(self, candidate: Candidate) -> _Text | None:
         """The passage as the line gives it; None where it is one of the corpus."""
         limit = self._texts.passage_tokens
         if candidate.tokens is not None:
-            return self._known(placed, candidate.tokens, limit)
+            return np.asarray(candidate.tokens, dtype=np.int32), limit
         if candidate.text is None:
             return None
         record = {"id": candidate.id, "title": candidate.title, "text": candidate.text}
         return self._texts.passage_template.fill(record), limit
 
-    def _known(self, placed: _Placed, tokens: Sequence[int], limit: int) -> _Text:
-        largest = max(tokens, default=0)
-        if largest > self._largest_id:
-            raise self._problem(
-                placed,
-                f"found token id {largest}, the tokenizer has ids up to {self._largest_id}: "
-                "the file was made with another one",
-            )
-        return np.asarray(tokens, dtype=np.int32), limit
-
-    def _rows(self, lines: Sequence[_Placed]) -> np.ndarray:
-        """Row in the corpus of every passage of these lines; -1 where there is none.
-
-        Raises:
-            DataError: a passage without text that the corpus does not have either.
-        """
-        named = [(p, c) for p in lines for c in (*p.line.positives, *p.line.negatives)]
-        rows = np.full(len(named), -1, dtype=np.int64)
+    def _rows(self, lines: Sequence[_Placed]) -> list[np.ndarray]:
+        """For each line: row in the corpus of each of its passages; -1 where there is none."""
+        named = [(*placed.line.positives, *placed.line.negatives) for placed in lines]
+        ids = [candidate.id for candidates in named for candidate in candidates]
+        rows = np.full(len(ids), -1, dtype=np.int64)
         if self._lookup is not None:
-            has_id = np.asarray([bool(candidate.id) for _, candidate in named], dtype=bool)
-            rows[has_id] = _known_rows(self._lookup, [c.id for _, c in named if c.id])
-        for row, (placed, candidate) in zip(rows, named, strict=True):
+            has_id = np.asarray([bool(each) for each in ids], dtype=bool)
+            rows[has_id] = _known_rows(self._lookup, [each for each in ids if each])
+        return np.split(rows, np.cumsum([len(candidates) for candidates in named])[:-1])
+
+    def _problem(self, line: TrainingLine, rows: np.ndarray) -> str | None:
+        """Why a line cannot be used; None where it can."""
+        candidates = (*line.positives, *line.negatives)
+        if line.query is None and line.query_tokens is None:
+            return f"query '{line.query_id}' has no text"
+        tokens = (line.query_tokens, *(candidate.tokens for candidate in candidates))
+        largest = max((max(ids) for ids in tokens if ids), default=0)
+        if largest > self._largest_id:
+            return (
+                f"found token id {largest}, the tokenizer has ids up to {self._largest_id}: the "
+                "file was made with another one"
+            )
+        for row, candidate in zip(rows.tolist(), candidates, strict=True):
             if row < 0 and candidate.text is None and candidate.tokens is None:
                 where = "is none of --passages" if self._lookup else "has no text: give --passages"
-                raise self._problem(placed, f"passage '{candidate.id}' {where}")
-        return rows
-
-    def _problem(self, placed: _Placed, problem: str) -> DataError:
-        return DataError(f"{placed.where}: {problem} ({self._flag})")
+                return f"passage '{candidate.id}' {where}"
+        return None
 
 
 def _known_rows(lookup: PassageLookup, ids: Sequence[str]) -> np.ndarray:

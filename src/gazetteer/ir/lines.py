@@ -12,10 +12,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NoReturn, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from gazetteer.data.jsonl import (
     UTF8_MARK,
     BadLineError,
+    OnBadLine,
     describe,
     parse_line,
 )
@@ -38,6 +39,17 @@ PARQUET_ROWS = 1024
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
 Make = Callable[[Object], Made | None]
 """From a JSON object to a record, or None to leave it out; raises BadLineError."""
+OnBad = Callable[[str], object]
+"""Told what is wrong with a line, with file, place and flag; returns to leave the line out."""
+
+
+def refuse(problem: str) -> NoReturn:
+    """Raise what is wrong with a line as a DataError."""
+    raise DataError(problem) from None
+
+
+ON_BAD: Mapping[OnBadLine, OnBad] = {"error": refuse, "skip": lambda problem: None}
+"""`--on_bad_line`, where nobody counts."""
 
 
 class Unique:
@@ -59,26 +71,34 @@ class Unique:
         return value
 
 
-def read_objects(path: Path, make: Make[Made], *, flag: str) -> Iterator[Made]:
+def read_objects(
+    path: Path, make: Make[Made], *, flag: str, on_bad: OnBad = refuse
+) -> Iterator[Made]:
     """Make a record of every line of jsonl, every row of parquet, or every member of a JSON list.
 
     The file's name and first character say which of them it is. Nothing but the record at hand is
     kept in memory.
 
+    Args:
+        path: the file.
+        make: from an object to a record.
+        flag: named in errors.
+        on_bad: what a bad line does.
+
     Raises:
-        DataError: a bad line, or a file that cannot be read.
+        DataError: a bad line, unless `on_bad` leaves it out, or a file that cannot be read.
     """
     if path.suffix.lower() == ".parquet":
-        yield from _parquet(path, make, flag)
+        yield from _parquet(path, make, flag, on_bad)
     elif _begins_with_list(path, flag):
-        yield from _list_members(path, make, flag)
+        yield from _list_members(path, make, flag, on_bad)
     else:
 
         def parse(line: bytes, is_first: bool) -> Made | None:
             value = parse_line(line, is_first=is_first)
             return None if value is None else make(value)
 
-        yield from _lines(path, parse, flag)
+        yield from _lines(path, parse, flag, on_bad)
 
 
 def read_fields(
@@ -88,6 +108,7 @@ def read_fields(
     columns: Collection[int],
     flag: str,
     any_whitespace: bool = False,
+    on_bad: OnBad = refuse,
 ) -> Iterator[Made]:
     """Make a record of every line of tab-separated text: no quoting, no escapes, no missing values.
 
@@ -97,9 +118,10 @@ def read_fields(
         columns: how many fields a line may have; all lines have equally many.
         flag: named in errors.
         any_whitespace: take fields apart at any white space where tabs do not give `columns`.
+        on_bad: what a bad line does.
 
     Raises:
-        DataError: a bad line, or a file that cannot be read.
+        DataError: a bad line, unless `on_bad` leaves it out, or a file that cannot be read.
     """
     found: list[int] = []
 
@@ -115,16 +137,19 @@ def read_fields(
         found[:] = [len(fields)]
         return make(fields)
 
-    yield from _lines(path, parse, flag)
+    yield from _lines(path, parse, flag, on_bad)
 
 
-def _lines(path: Path, parse: Callable[[bytes, bool], Made | None], flag: str) -> Iterator[Made]:
+def _lines(
+    path: Path, parse: Callable[[bytes, bool], Made | None], flag: str, on_bad: OnBad
+) -> Iterator[Made]:
     with _opened(path, flag) as file:
         for number, line in enumerate(file, 1):
             try:
                 record = parse(line.removesuffix(b"\n"), number == 1)
             except BadLineError as error:
-                raise DataError(f"{path}:{number}: {error} ({flag})") from None
+                on_bad(f"{path}:{number}: {error} ({flag})")
+                continue
             if record is not None:
                 yield record
 
@@ -146,21 +171,32 @@ def _begins_with_list(path: Path, flag: str) -> bool:
         return file.read(1024).removeprefix(UTF8_MARK).lstrip().startswith(b"[")
 
 
-def _list_members(path: Path, make: Make[Made], flag: str) -> Iterator[Made]:
+def _list_members(path: Path, make: Make[Made], flag: str, on_bad: OnBad) -> Iterator[Made]:
     """Members of one JSON list, as long as a file may be: each is parsed when its turn comes."""
     with _opened(path, flag) as file:
         members = _ListReader(file)
-        try:
-            while (member := members.next()) is not None:
+
+        def told(error: BadLineError) -> str:
+            return f"{path}:{members.line}: entry {members.count}: {error} ({flag})"
+
+        while True:
+            try:
+                member = members.next()
+            except BadLineError as error:
+                # Where the next one begins, nobody knows.
+                raise DataError(told(error)) from None
+            if member is None:
+                return
+            try:
                 value = parse_line(member.encode())
                 if value is None:
                     raise BadLineError("found nothing, expected a JSON object")
                 record = make(value)
-                if record is not None:
-                    yield record
-        except BadLineError as error:
-            place = f"{path}:{members.line}: entry {members.count}"
-            raise DataError(f"{place}: {error} ({flag})") from None
+            except BadLineError as error:
+                on_bad(told(error))
+                continue
+            if record is not None:
+                yield record
 
 
 class _ListReader:
@@ -235,18 +271,20 @@ class _ListReader:
         return bool(fresh)
 
 
-def _parquet(path: Path, make: Make[Made], flag: str) -> Iterator[Made]:
+def _parquet(path: Path, make: Make[Made], flag: str, on_bad: OnBad) -> Iterator[Made]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(PARQUET_ROWS):
                 for row in batch.to_pylist():
                     number += 1
-                    record = make(row)
+                    try:
+                        record = make(row)
+                    except BadLineError as error:
+                        on_bad(f"{path}: row {number}: {error} ({flag})")
+                        continue
                     if record is not None:
                         yield record
-    except BadLineError as error:
-        raise DataError(f"{path}: row {number}: {error} ({flag})") from None
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a readable parquet file ({reason}) ({flag})") from None

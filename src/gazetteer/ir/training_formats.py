@@ -31,7 +31,7 @@ from gazetteer.ir.fields import (
     text_of,
     texts_of,
 )
-from gazetteer.ir.lines import read_fields, read_objects
+from gazetteer.ir.lines import OnBad, read_fields, read_objects, refuse
 from gazetteer.ir.records import Candidate, TrainingLine
 from gazetteer.ir.training_files import own_line, with_positive
 
@@ -295,7 +295,7 @@ def known_format(value: Object) -> str:
 
 
 def read_training_lines(
-    path: Path, *, flag: str, form: str | None = None
+    path: Path, *, flag: str, form: str | None = None, on_bad: OnBad = refuse
 ) -> Iterator[TrainingLine]:
     """Read a training file, one line at a time.
 
@@ -303,12 +303,13 @@ def read_training_lines(
         path: jsonl, a JSON list, or parquet; `.tsv` holds triples, of ids or of texts.
         flag: named in errors.
         form: a name in `FORMATS`; None = known by the first line.
+        on_bad: what a bad line does.
 
     Raises:
-        DataError: a bad line.
+        DataError: a bad line, unless `on_bad` leaves it out.
     """
     if is_tab_separated(path):
-        yield from read_triples(path, flag=flag)
+        yield from read_triples(path, flag=flag, on_bad=on_bad)
         return
     left_out = 0
 
@@ -321,18 +322,21 @@ def read_training_lines(
             return None
         return with_positive(line)
 
-    yield from read_objects(path, parse, flag=flag)
+    yield from read_objects(path, parse, flag=flag, on_bad=on_bad)
     if left_out:
         logger.warning("%s: %d lines left out: they have no positives (%s)", path, left_out, flag)
 
 
-def read_triples(path: Path, *, flag: str, are_ids: bool | None = None) -> Iterator[TrainingLine]:
+def read_triples(
+    path: Path, *, flag: str, are_ids: bool | None = None, on_bad: OnBad = refuse
+) -> Iterator[TrainingLine]:
     """Read triples of MS MARCO: query, positive and negative, as ids or as texts.
 
     Args:
         path: tab-separated, three columns.
         flag: named in errors.
         are_ids: None = they are if the first line has no white space within its columns.
+        on_bad: what a bad line does.
     """
 
     def parse(fields: list[str]) -> TrainingLine:

@@ -146,6 +146,23 @@ def test_unusable_lines_are_named(tmp_path, line, corpus, problem):
     assert not list((tmp_path / "cache" / "lines").glob("*"))
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json list"])
+def test_bad_lines_are_left_out_and_counted_where_asked(tmp_path, caplog, form):
+    fields = ["[5], [[6]]", "[7], []", "[7], [[1000000]]", "[8], [[9]]"]
+    pairs = (each.split(", ", 1) for each in fields)
+    lines = ["{}", *(f'{{"query": {q}, "positives": {found}}}' for q, found in pairs)]
+    content = f"[{','.join(lines)}]" if form == "json list" else "\n".join(["{", *lines])
+    path = tmp_path / "lines.jsonl"
+    path.write_text(content, encoding="utf-8")
+    where = [path], texts_of(), None, tmp_path / "cache"
+    store = cached_lines(*where, flag="--train_data", on_bad_line="skip")
+    assert [store.text(store.line(n).query).tolist() for n in range(store.count)] == [[5], [8]]
+    count = 3 if form == "json list" else 4
+    assert f"bad lines skipped: {count}, the first: {path}:1: " in caplog.text
+    with pytest.raises(DataError, match=r"lines.jsonl:1: "):
+        cached_lines(*where, flag="--train_data")
+
+
 def test_an_empty_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no lines to train on"):
         store_of(tmp_path, corpus=False)
