@@ -32,6 +32,9 @@ class DenseOptions:
     teacher_temperature: float = flag(1.0, "softmax temperature of a teacher's scores (new)")
     matryoshka_dims: list[int] = flag([], "embedding sizes that each have to work alone (new)")
     negatives_x_device: bool = flag(False, "the passages of all workers are candidates (new)")
+    mask_known_positives: bool = flag(
+        False, "passages known to answer a query, by id or text, are no negatives of it (new)"
+    )
     grad_cache: bool = flag(False, "embed in chunks, twice: batches of any size (new)")
     gc_q_chunk_size: int = flag(4, "queries embedded at once with --grad_cache (new)")
     gc_p_chunk_size: int = flag(32, "passages embedded at once with --grad_cache (new)")
@@ -140,11 +143,12 @@ def dense_remarks(options: Options) -> Iterator[str]:
     if task == DENSE:
         if options.optimisation.lr != _default_rate(options):
             yield f"lr {options.optimisation.lr}: no effect, --lr_retriever is the retriever's"
-        if dense.negatives_x_device and dense.dense_loss != "infonce":
-            yield (
-                f"negatives_x_device: no effect with --dense_loss {dense.dense_loss}, which is"
-                " about a query's own passages"
-            )
+        for name in ("negatives_x_device", "mask_known_positives"):
+            if getattr(dense, name) and dense.dense_loss != "infonce":
+                yield (
+                    f"{name}: no effect with --dense_loss {dense.dense_loss}, which is about a "
+                    "query's own passages"
+                )
         return
     for each in flags_of(DenseOptions):
         value = getattr(dense, each.name)

@@ -59,6 +59,7 @@ def lead_rules(options: Options, program: str) -> Iterator[str]:
             "--grad_cache": dense.grad_cache,
             f"--dense_loss {dense.dense_loss}": dense.dense_loss != "infonce",
             "--matryoshka_dims": bool(dense.matryoshka_dims),
+            "--mask_known_positives": dense.mask_known_positives,
             "--mine_negatives": options.mining.mine_negatives > 0 and lead.retriever_kind != "de",
             "--dev_queries": dense.dev_queries is not None and lead.retriever_kind != "de",
         }

@@ -26,6 +26,7 @@ LESSONS = {
     "sizes": DenseLesson(
         loss="infonce", passages=PASSAGES, gathers=True, dims=(32, 8), normalizes=True
     ),
+    "known": DenseLesson(loss="infonce", passages=PASSAGES, gathers=True),
     "teacher": DenseLesson(loss="kl", passages=PASSAGES),
     "margins": DenseLesson(loss="margin_mse", passages=PASSAGES),
 }
@@ -34,7 +35,9 @@ CHUNKS = {"whole": None, "chunks": ChunkSizes(1, 4)}
 
 def everything(ranks: Ranks) -> dict[str, Any]:
     return {
-        f"{name} {how}": learn(ranks, lesson, chunks, [SHARES[ranks.world_size][ranks.rank]])
+        f"{name} {how}": learn(
+            ranks, lesson, chunks, [SHARES[ranks.world_size][ranks.rank]], keyed=name == "known"
+        )
         for name, lesson in LESSONS.items()
         for how, chunks in CHUNKS.items()
     } | {
@@ -49,7 +52,12 @@ def accumulated(ranks: Ranks) -> list[range]:
 
 
 def learn(
-    ranks: Ranks, lesson: DenseLesson, chunks: ChunkSizes | None, shares: list[range]
+    ranks: Ranks,
+    lesson: DenseLesson,
+    chunks: ChunkSizes | None,
+    shares: list[range],
+    *,
+    keyed: bool = False,
 ) -> tuple[float, torch.Tensor]:
     """Loss as it would be logged, and averaged gradients."""
     retriever = tiny_retriever(normalize=lesson.normalizes).double()
@@ -57,7 +65,7 @@ def learn(
     stats = WeightedStats()
     for number, share in enumerate(shares):
         with without_averaging(step, number < len(shares) - 1):
-            loss, numbers = step(dense_batch(share, scored=True), True)
+            loss, numbers = step(dense_batch(share, scored=True, keyed=keyed), True)
             (loss / len(shares)).backward()
         stats.add("loss", numbers["loss/train_loss"], weight=len(share))
     gradients = [p.grad.flatten() for p in retriever.parameters() if p.grad is not None]

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gazetteer.data.sampling import Draw
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
+from gazetteer.dense.known_positives import KnownPositives, padded_keys, passage_keys
 from gazetteer.dense.line_store import LineStore, Passages, StoredLine
 from gazetteer.dense.picking import Picker
-from gazetteer.dense.records import DenseBatch
+from gazetteer.dense.records import BatchKeys, DenseBatch
 from gazetteer.records import TokenIds
+
+
+class _Passage(NamedTuple):
+    """One that was picked.
+
+    Attributes:
+        number: as the store has it.
+        row: in the corpus; -1 where unknown.
+        score: a teacher's; NaN where unknown.
+    """
+
+    number: int
+    row: int
+    score: float
 
 
 class DenseBatches:
@@ -25,6 +42,7 @@ class DenseBatches:
         picker: which passages of a line are used.
         query_tokens, passage_tokens: limits, special tokens included.
         scored: batches carry the teacher's scores.
+        known: batches tell what answers their queries, by this; None: they do not.
     """
 
     def __init__(
@@ -37,6 +55,7 @@ class DenseBatches:
         query_tokens: int,
         passage_tokens: int,
         scored: bool,
+        known: KnownPositives | None = None,
     ) -> None:
         self.lines = lines
         self._corpus = corpus
@@ -45,6 +64,7 @@ class DenseBatches:
         self._query_tokens = query_tokens
         self._passage_tokens = passage_tokens
         self._scored = scored
+        self._known = known
         self._mined: np.ndarray | None = None
 
     @property
@@ -68,35 +88,54 @@ class DenseBatches:
         """
         lines = [self.lines.line(draw.index) for draw in draws]
         picked = [self._picked(line, draw) for line, draw in zip(lines, draws, strict=True)]
-        numbers = np.asarray([n for passages in picked for n, _ in passages], dtype=np.int64)
-        scores = torch.tensor([score for passages in picked for _, score in passages])
+        passages = [passage for passages in picked for passage in passages]
+        queries = self.lines.texts(np.asarray([line.query for line in lines], dtype=int))
+        tokens = self._passage_inputs(
+            np.asarray([passage.number for passage in passages], dtype=np.int64)
+        )
+        scores = torch.tensor([passage.score for passage in passages])
         return DenseBatch(
             examples=tuple(draw.index for draw in draws),
-            query_tokens=[
-                self._special.around(ids, self._query_tokens)
-                for ids in self.lines.texts(np.asarray([line.query for line in lines], dtype=int))
-            ],
-            passage_tokens=self._passage_inputs(numbers),
+            query_tokens=[self._special.around(ids, self._query_tokens) for ids in queries],
+            passage_tokens=tokens,
             teacher_scores=scores.view(len(draws), self._picker.negatives + 1)
             if self._scored
             else None,
+            keys=None
+            if self._known is None
+            else BatchKeys(
+                passage_keys([passage.row for passage in passages], tokens),
+                self._positive_keys(self._known, draws, queries),
+            ),
         )
 
-    def _picked(self, line: StoredLine, draw: Draw) -> list[tuple[int, float]]:
-        """Number and score of the line's passages: a positive, then negatives."""
-        positive = self._picker.positive(_pairs(line.positives), draw.index, draw.epoch)
+    def _positive_keys(
+        self, known: KnownPositives, draws: Sequence[Draw], queries: Sequence[TokenIds]
+    ) -> Tensor:
+        positives = [
+            known.of(draw.index, query) for draw, query in zip(draws, queries, strict=True)
+        ]
+        numbers = [number for numbers, _ in positives for number in numbers]
+        rows = [row for _, rows in positives for row in rows]
+        keys = passage_keys(rows, self._passage_inputs(np.asarray(numbers, dtype=np.int64)))
+        each = keys.split([len(numbers) for numbers, _ in positives]) if positives else []
+        return padded_keys([part[part != -1].unique().numpy() for part in each])
+
+    def _picked(self, line: StoredLine, draw: Draw) -> list[_Passage]:
+        """The line's passages: a positive, then negatives."""
+        positive = self._picker.positive(_listed(line.positives), draw.index, draw.epoch)
         negatives = self._picker.pick_negatives(
             self._negatives(line, draw.index), draw.index, draw.epoch
         )
         return [positive, *negatives]
 
-    def _negatives(self, line: StoredLine, number: int) -> list[tuple[int, float]]:
+    def _negatives(self, line: StoredLine, number: int) -> list[_Passage]:
         if self._mined is not None:
             rows = self._mined[number]
             rows = rows[rows >= 0].tolist()
             if rows:
-                return [(row, np.nan) for row in rows]
-        return _pairs(line.negatives)
+                return [_Passage(row, row, np.nan) for row in rows]
+        return _listed(line.negatives)
 
     def _passage_inputs(self, numbers: np.ndarray) -> list[TokenIds]:
         own = numbers >= self.lines.corpus_count
@@ -112,5 +151,6 @@ class DenseBatches:
         return [ids for ids in inputs if ids is not None]
 
 
-def _pairs(passages: Passages) -> list[tuple[int, float]]:
-    return list(zip(passages.numbers.tolist(), passages.scores.tolist(), strict=True))
+def _listed(passages: Passages) -> list[_Passage]:
+    columns = (passages.numbers, passages.rows, passages.scores)
+    return [_Passage(*each) for each in zip(*(c.tolist() for c in columns), strict=True)]

@@ -6,10 +6,9 @@ is kept in checkpoints, so that a resumed run trains on the very same.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
+from gazetteer.dense.known_positives import KnownPositives
 from gazetteer.dense.line_store import LineStore
 from gazetteer.distributed.collectives import all_gather_rows, all_reduce_sum
 from gazetteer.errors import CheckpointError
@@ -191,7 +191,7 @@ class NegativeMiner:
         self._ranks = ranks
         self._show_progress = show_progress
         self._rows: np.ndarray | None = None
-        self._asked_again = _positives_of_repeated(lines)
+        self._known = KnownPositives(lines)
 
     @torch.no_grad()
     def mine(self, step: int) -> None:
@@ -252,10 +252,8 @@ class NegativeMiner:
         return rows[~np.isin(rows, judged.rows)][:wanted]
 
     def _judged(self, number: int, query: TokenIds) -> Judged:
-        numbers = self._asked_again.get(_key(query), (number,))
-        positives = [self._lines.line(each).positives for each in numbers]
-        rows = np.concatenate([each.rows for each in positives])
-        own = np.concatenate([each.numbers for each in positives])[rows < 0]
+        numbers, rows = self._known.of(number, query)
+        own = numbers[rows < 0]
         texts = self._lines.texts(own - self._lines.corpus_count) if len(own) else []
         limit = self._corpus.max_tokens
         return Judged(rows[rows >= 0], tuple(self._special.around(ids, limit) for ids in texts))
@@ -297,21 +295,3 @@ class NegativeMiner:
         self._rows = rows
         self._use(rows)
         return True
-
-
-def _key(query: TokenIds) -> bytes:
-    return hashlib.blake2b(query.astype(np.int32).tobytes(), digest_size=8).digest()
-
-
-def _positives_of_repeated(lines: LineStore) -> Mapping[bytes, tuple[int, ...]]:
-    """Numbers of the lines of every query that several lines ask."""
-    first: dict[bytes, int] = {}
-    repeated: dict[bytes, list[int]] = {}
-    for start in range(0, lines.count, QUERIES_PER_SEARCH):
-        numbers = range(start, min(start + QUERIES_PER_SEARCH, lines.count))
-        places = np.asarray([lines.line(number).query for number in numbers], dtype=np.int64)
-        for number, query in zip(numbers, lines.texts(places), strict=True):
-            key = _key(query)
-            if first.setdefault(key, number) != number:
-                repeated.setdefault(key, [first[key]]).append(number)
-    return {key: tuple(numbers) for key, numbers in repeated.items()}

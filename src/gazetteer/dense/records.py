@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.records import TokenLists
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKeys:
+    """By what passages of a batch are known, see `known_positives.py`; int64, on the CPU.
+
+    Attributes:
+        passages: two keys of each passage of the batch.
+        positives: keys of everything that is known to answer each query.
+    """
+
+    passages: Int[Tensor, "passage 2"]
+    positives: Int[Tensor, "query key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +34,11 @@ class DenseBatch:
             negatives; then those of the next query.
         teacher_scores: what a teacher thinks of each query's own passages, float32, on the CPU;
             None where no loss asks for it.
+        keys: None where all other passages are negatives.
     """
 
     examples: tuple[int, ...]
     query_tokens: TokenLists
     passage_tokens: TokenLists
     teacher_scores: Float[Tensor, "query passage"] | None = None
+    keys: BatchKeys | None = None

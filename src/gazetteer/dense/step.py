@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from gazetteer.dense.grad_cache import ChunkSizes, embed_in_chunks
+from gazetteer.dense.known_positives import known_among
 from gazetteer.dense.records import DenseBatch
-from gazetteer.distributed.collectives import all_gather_rows_with_gradient, all_reduce_mean
+from gazetteer.distributed.collectives import (
+    all_gather_rows,
+    all_gather_rows_with_gradient,
+    all_reduce_mean,
+)
 from gazetteer.losses.contrastive import (
     contrastive_loss,
     margin_mse_loss,
@@ -93,13 +98,32 @@ class DenseStep(nn.Module):
         first = 0
         if self.lesson.gathers:
             passages, first = all_gather_rows_with_gradient(passages)
+        excluded = self._excluded(batch, first)
         dims = self.lesson.dims or (queries.shape[1],)
         scores = [self._scores(queries, passages, dim) for dim in dims]
-        loss = torch.stack([self._loss(each, batch, first, count) for each in scores]).sum()
+        losses = [self._loss(each, batch, first, count, excluded) for each in scores]
+        loss = torch.stack(losses).sum()
         # Averaged over this rank's queries, as the log weighs them.
         average = loss.detach() * (count.item() / max(mine, 1))
         stats: Stats = {"loss/retriever_loss": average, "loss/train_loss": average}
+        if excluded is not None:
+            stats["loss/known_positives"] = excluded.sum().item() / max(mine, 1)
         return loss, stats | clock.seconds
+
+    def _excluded(self, batch: DenseBatch, first: int) -> Bool[Tensor, "query candidate"] | None:
+        """Candidates that are known to answer the query, but for the positive it learns from.
+
+        Collective where passages are gathered. None where nothing is known.
+        """
+        if batch.keys is None or self.lesson.loss != "infonce":
+            return None
+        passages = batch.keys.passages
+        if self.lesson.gathers:
+            passages, _ = all_gather_rows(passages)
+        excluded = known_among(batch.keys.positives, passages)
+        numbers = torch.arange(len(excluded))
+        excluded[numbers, first + self.lesson.passages * numbers] = False
+        return excluded
 
     def _embed(
         self, batch: DenseBatch
@@ -126,6 +150,7 @@ class DenseStep(nn.Module):
         batch: DenseBatch,
         first: int,
         count: Float[Tensor, ""],
+        excluded: Bool[Tensor, "query candidate"] | None,
     ) -> Float[Tensor, ""]:
         """The loss of one embedding size; the first of this rank's passages is candidate `first`.
 
@@ -136,7 +161,11 @@ class DenseStep(nn.Module):
         if lesson.loss == "infonce":
             positives = first + lesson.passages * torch.arange(len(scores), device=scores.device)
             return contrastive_loss(
-                scores, positives, temperature=lesson.temperature, query_count=count
+                scores,
+                positives,
+                temperature=lesson.temperature,
+                excluded=None if excluded is None else excluded.to(scores.device),
+                query_count=count,
             )
         assert batch.teacher_scores is not None, f"--dense_loss {lesson.loss} needs a teacher"
         teacher = batch.teacher_scores.to(scores.device)

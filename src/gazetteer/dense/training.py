@@ -34,6 +34,7 @@ from gazetteer.dense.distillation import (
 )
 from gazetteer.dense.evaluation import Measurement, ValidationLoss, report_all
 from gazetteer.dense.grad_cache import ChunkSizes
+from gazetteer.dense.known_positives import KnownPositives
 from gazetteer.dense.line_store import LineStore
 from gazetteer.dense.picking import Picker
 from gazetteer.dense.step import DenseLesson, DenseStep
@@ -264,6 +265,7 @@ def build_batches(
         query_tokens=dense.q_max_len,
         passage_tokens=retriever_max_tokens(options),
         scored=is_scored(options),
+        known=KnownPositives(lines) if dense.mask_known_positives else None,
     )
 
 

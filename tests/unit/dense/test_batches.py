@@ -13,6 +13,7 @@ from gazetteer.data.sampling import Draw, draw_batch
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
 from gazetteer.dense.batches import DenseBatches
+from gazetteer.dense.known_positives import KnownPositives, known_among
 from gazetteer.dense.line_files import LineTexts, cached_lines
 from gazetteer.dense.picking import Picker
 from tests.support.tiny_data import write_jsonl
@@ -28,6 +29,14 @@ LINES = [
     }
     for n, word in enumerate(WORDS[20:25])
 ]
+# What line 0 asks: its positive by text among the negatives, and another positive.
+LINES.append(
+    {
+        "query": LINES[0]["query"],
+        "positives": [{"id": "c7", "score": 1}],
+        "negatives": [{"text": WORDS[0], "score": 0}, {"text": "rome", "score": 0}],
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +57,8 @@ def make(tmp_path_factory):
 
     def make(**changes):
         limits = {"query_tokens": 12, "passage_tokens": 12, "scored": False} | changes
+        if limits.pop("keyed", False):
+            limits["known"] = KnownPositives(lines)
         picker = Picker(negatives=2, seed=0, shuffles_negatives=False)
         return DenseBatches(lines, corpus, SpecialTokens.of(TOKENIZER), picker, **limits)
 
@@ -84,7 +95,7 @@ def test_scores_come_along_where_they_are_asked_for(make):
 
 def test_negatives_can_be_replaced_by_rows_of_the_corpus(make):
     batches = make()
-    mined = np.full((5, 3), -1)
+    mined = np.full((6, 3), -1)
     mined[2] = [7, 8, -1]
     batches.use_negatives(mined)
     first, second = batches.build([Draw(2, 0), Draw(3, 0)]).passage_tokens[1::3]
@@ -94,9 +105,31 @@ def test_negatives_can_be_replaced_by_rows_of_the_corpus(make):
     assert list(batches.build([Draw(2, 0)]).passage_tokens[1]) != whole(WORDS[7])
 
 
+def test_passages_are_known_by_id_and_by_text_and_by_all_lines_of_a_query(make):
+    """Line 5 asks what line 0 asks, and has the positive of that among its negatives, by text."""
+    draws = [Draw(number, 0) for number in (0, 5, 1)]
+    keys = make(keyed=True).build(draws).keys
+    same, other = [True, False, False, True, True, False], [False] * 6
+    found = known_among(keys.positives, keys.passages)
+    expected = [same + [False] * 3, same + [False] * 3, [*other, True, False, False]]
+    assert found.tolist() == expected
+    mined = np.full((6, 2), -1)
+    mined[1] = [0, 8]
+    batches = make(keyed=True)
+    batches.use_negatives(mined)
+    keys = batches.build([Draw(0, 0), Draw(1, 0)]).keys
+    assert known_among(keys.positives, keys.passages)[0].tolist() == [
+        True,
+        *[False] * 3,
+        True,
+        False,
+    ]
+
+
 def test_no_draws_are_an_empty_batch(make):
-    batch = make().build([])
+    batch = make(keyed=True).build([])
     assert (len(batch.examples), len(batch.query_tokens), len(batch.passage_tokens)) == (0, 0, 0)
+    assert (batch.keys.passages.shape, batch.keys.positives.shape) == ((0, 2), (0, 0))
 
 
 @given(

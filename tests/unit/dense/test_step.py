@@ -40,6 +40,21 @@ def test_every_passage_of_the_batch_is_a_candidate():
     assert float(stats["loss/train_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_is_known_to_answer_a_query_is_no_negative_of_it():
+    retriever = tiny_retriever()
+    found, _, stats = learn(lesson(), batch=dense_batch(range(5), keyed=True))
+    queries = retriever.embed_queries(BATCH.query_tokens)
+    passages = retriever.embed_passages(BATCH.passage_tokens)
+    excluded = torch.zeros(5, 5 * PASSAGES, dtype=torch.bool)
+    excluded[torch.arange(4), PASSAGES * torch.arange(1, 5)] = True
+    expected = contrastive_loss(
+        queries @ passages.T, torch.arange(5) * PASSAGES, temperature=1.0, excluded=excluded
+    )
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    assert found < learn(lesson())[0] - 1e-3
+    assert stats["loss/known_positives"] == 4 / 5
+
+
 @pytest.mark.parametrize("loss", ["margin_mse", "kl"])
 def test_a_teacher_judges_the_own_passages_of_a_query_alone(loss):
     alone = [
