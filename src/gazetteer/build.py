@@ -23,7 +23,7 @@ from gazetteer.build_reader import (
 )
 from gazetteer.build_retriever import build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
-from gazetteer.compressor import Compressor
+from gazetteer.compressor import Compressor, CompressorLesson
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
 from gazetteer.convert.description import describe_atlas
 from gazetteer.convert.weights import reader_fill, reader_name, retriever_fills
@@ -46,7 +46,7 @@ from gazetteer.retriever import DualEncoder
 from gazetteer.step import GivenPassages, PassageSource, ReaderInputs, Retrieval, RetrieverLesson
 from gazetteer.task_names import DENSE
 from gazetteer.tasks import TASKS
-from gazetteer.tasks.base import Task
+from gazetteer.tasks.base import SENTINEL, Task
 from gazetteer.tasks.batches import BatchBuilder, Lines
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,8 @@ def _compressor_inputs(
         settings.max_passage_tokens,
     )
     alone = QueryTokenizer(tokenizer, max_tokens=settings.max_tokens)
-    return ReaderInputs(tokens, alone, has_sentinels=not isinstance(models.reader, CausalReader))
+    knows = SENTINEL in tokenizer.get_vocab() and not isinstance(models.reader, CausalReader)
+    return ReaderInputs(tokens, alone, has_sentinels=knows)
 
 
 def whole_inputs(
@@ -232,6 +233,26 @@ def whole_inputs(
         options.reader.text_maxlength,
     )
     return ReaderInputs(tokens, alone, has_sentinels=not is_causal)
+
+
+def build_compressor_lesson(
+    options: Options, ranks: Ranks, models: Models, passages: PassageStore | None
+) -> CompressorLesson | None:
+    """What teaches the compressor beside the reader's loss; None without a compressor.
+
+    Collective: every rank must call this.
+    """
+    asked = options.compressor
+    if models.compressor is None:
+        return None
+    distils = asked.distill_kl_weight > 0
+    return CompressorLesson(
+        distill_weight=asked.distill_kl_weight,
+        whole_inputs=whole_inputs(options, ranks, models, passages).of if distils else None,
+        rerank_target=asked.rerank_target,
+        rerank_weight=asked.rerank_weight,
+        reader_temperature=options.retriever.temperature_gold,
+    )
 
 
 def build_chooser(

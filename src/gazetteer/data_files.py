@@ -13,6 +13,7 @@ from pathlib import Path
 from gazetteer.collection_options import qrels_path, queries_path, searches_collections
 from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.examples import ExampleFiles
+from gazetteer.data.jsonl import Field
 from gazetteer.data.passages import PASSAGES_FOLDER, PassageStore
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.distributed.agreement import build_alike, build_main_first, raise_together
@@ -26,6 +27,9 @@ from gazetteer.tasks import TASKS, collection
 from gazetteer.tasks.base import Task
 
 logger = logging.getLogger(__name__)
+
+RERANKING_SCORES = Field("reranking_scores", "scores", required=True)
+"""What `--rerank_target file` learns from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,8 @@ def build_examples(options: Options, ranks: Ranks, paths: list[str], flag: str) 
     """
     task = build_task(options)
     fields = task.training_fields if flag == "--train_data" else task.evaluation_fields
+    if flag == "--train_data" and options.compressor.rerank_target == "file":
+        fields = (*fields, RERANKING_SCORES)
     has_passages = options.data.use_file_passages and not options.data.closed_book
 
     def build() -> ExampleFiles:

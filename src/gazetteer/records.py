@@ -62,6 +62,8 @@ class Example:
         metadata: the line's own `metadata`, echoed into results.
         passage_rows: rows of the passages that came with the example (`--use_file_passages`).
         gold_passage_id: id of the passage known to hold the answer, where the data says so.
+        reranking_scores: of the passages that came along, by a teacher; None where the data has
+            none.
     """
 
     example_id: int
@@ -72,6 +74,7 @@ class Example:
     metadata: Any = None
     passage_rows: tuple[int, ...] | None = None
     gold_passage_id: str | None = None
+    reranking_scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

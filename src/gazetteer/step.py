@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gazetteer.compressor import Compressed, Compressor
+from gazetteer.compressor import Compressed, Compressor, CompressorLesson
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import strip_sentinels
 from gazetteer.data.tokens import PassageTokens
@@ -175,6 +175,7 @@ class TrainingStep(nn.Module):
         n_context: passages given to the reader.
         lesson: how the retriever learns; None when it does not.
         compressor: makes few vectors of each passage; None: the reader encodes them whole.
+        compressor_lesson: what teaches it beside the reader's loss.
     """
 
     def __init__(
@@ -188,6 +189,7 @@ class TrainingStep(nn.Module):
         n_context: int,
         lesson: RetrieverLesson | None,
         compressor: Compressor | None = None,
+        compressor_lesson: CompressorLesson | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -198,6 +200,7 @@ class TrainingStep(nn.Module):
         self.n_context = n_context
         self.lesson = lesson
         self.compressor = compressor
+        self.compressor_lesson = compressor_lesson
 
     def forward(self, batch: Batch, train_retriever: bool) -> tuple[Tensor, Stats]:
         """Losses of one micro-batch.
@@ -232,6 +235,12 @@ class TrainingStep(nn.Module):
         stats: Stats = {"loss/reader_loss": loss.detach()}
         if compressed.rate is not None:
             stats["compression_rate"] = compressed.rate
+        if self.compressor is not None and self.compressor_lesson is not None:
+            more, named = self.compressor_lesson.losses(
+                self.reader, batch, hits.first(self.n_context), compressed, logits, token_count
+            )
+            loss = loss + more
+            stats |= named
         if lesson is not None:
             pairs = lesson.layers.pairs() if lesson.layers else NO_LAYERS
             scores, by_layer = self._scores(batch, hits.first(lesson.passages), pairs.student)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gazetteer.errors import OptionError
+from gazetteer.errors import DataError, OptionError
 from tests.support.runs import logged, make_world, results, run_evaluate, run_train
+from tests.support.tiny_data import passages, questions, write_jsonl
 
 FLAGS = {"train_retriever": True, "refresh_index": "2", "lr_compressor": 1e-2, "lr": 1e-2}
 
@@ -64,3 +65,68 @@ def test_a_reader_that_never_sees_the_question_is_refused(world: Path) -> None:
     flags |= {"decoder_prompt_format": "{query}", "generation_max_length": 40}
     run_evaluate(world, name="asks", **flags)
     assert logged(world, "asks", "eval")[0]["dev.jsonl/compression_rate"] > 1
+
+
+def test_whole_passages_and_the_readers_posterior_teach(world: Path) -> None:
+    """Both losses fall, and in the end the compressor puts passages into an order of its own."""
+    flags = {"compressor": "n_layers", "num_memory_tokens": 2, "lr_compressor": 1e-2, "lr": 0}
+    # Heavy enough to be heard beside targets that a random reader finds all alike.
+    flags |= {"distill_kl_weight": 100.0, "rerank_target": "reader", "rerank_weight": 1.0}
+    run_train(world, name="taught", total_steps=40, weight_decay=0, scheduler="fixed",
+              temperature_gold=0.1, **flags)  # fmt: skip
+    steps = list(logged(world, "taught").values())
+    for name in ("loss/distill_loss", "loss/rerank_loss"):
+        losses = [step[name] for step in steps]
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), name
+    path = latest(world, "taught")
+    for count in (0, 6):
+        run_evaluate(world, name=f"best{count}", model_path=path, rerank_by_compressor=count,
+                     write_results=True)  # fmt: skip
+    found, best = (
+        [[p["id"] for p in each["passages"]] for each in results(world, name, "dev-step-0.jsonl")]
+        for name in ("best0", "best6")
+    )
+    assert all(len(ids) == 2 for ids in best)
+    assert found != best
+
+
+def scored_lines(count: int) -> list[dict]:
+    """Questions with 0 to 3 passages of their own, of which those with even places are relevant."""
+    rows = questions(count)
+    given = passages(60)
+    for number, row in enumerate(rows):
+        own = given[3 * (number % 20) :][: number % 4]
+        scores = [float(place % 2 == 0) for place in range(len(own))]
+        row |= {"passages": own, "reranking_scores": scores}
+    return rows
+
+
+def test_scores_of_a_file_teach(world: Path) -> None:
+    write_jsonl(world / "scored.jsonl", scored_lines(24))
+    flags = {"train_data": world / "scored.jsonl", "use_file_passages": True, "eval_data": None}
+    flags |= {"compressor": "pool", "compressor_pooling": "mean", "rerank_target": "file"}
+    run_train(world, name="scored", total_steps=60, n_context=3, lr_compressor=1e-2, lr=1e-3,
+              rerank_weight=1.0, scheduler="fixed", passages=None, **flags)  # fmt: skip
+    losses = [step["loss/rerank_loss"] for step in logged(world, "scored").values()]
+    assert sum(losses[-12:]) < 0.8 * sum(losses[:12])
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (None, "found nothing"),
+        ([1.0], "found 1 of them for 3 passages"),
+        ([1.0, "2", 3.0], 'found the string "2" at position 1'),
+        ("high", 'found the string "high"'),
+    ],
+)
+def test_scores_that_are_none_are_named(world: Path, scores: object, expected: str) -> None:
+    rows = scored_lines(4)
+    rows[3] |= {"reranking_scores": scores}
+    if scores is None:
+        del rows[3]["reranking_scores"]
+    write_jsonl(world / "bad.jsonl", rows)
+    flags = {"compressor": "pool", "rerank_target": "file", "use_file_passages": True}
+    message = rf"bad\.jsonl:4: field 'reranking_scores': {expected}, expected a list of numbers"
+    with pytest.raises(DataError, match=message):
+        run_train(world, name="bad", train_data=world / "bad.jsonl", passages=None, **flags)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from gazetteer.errors import DataError
 
 OnBadLine = Literal["error", "skip"]
-Kind = Literal["text", "texts", "passages", "id", "options", "outputs"]
+Kind = Literal["text", "texts", "passages", "id", "options", "outputs", "scores"]
 
 EXPECTED: dict[Kind, str] = {
     "text": "a string",
@@ -26,6 +26,7 @@ EXPECTED: dict[Kind, str] = {
     "id": "a string or a whole number",
     "options": "an object of strings",
     "outputs": "a list of objects with a string field 'answer'",
+    "scores": "a list of numbers, one for each passage",
 }
 MAX_DEPTH = 100
 """Levels of nesting: far beyond any data, far below where Python's own recursion ends."""
@@ -51,8 +52,9 @@ class Field:
         name: key in the object.
         kind: "text" (a string), "texts" (a list of strings, not empty), "passages" (a list of
             objects with text in `text` and, where present, `title`), "id" (a string or an int),
-            "options" (an object of strings) or "outputs" (KILT's list of objects, of which one at
-            least has text in `answer` where they are required).
+            "options" (an object of strings), "outputs" (KILT's list of objects, of which one at
+            least has text in `answer` where they are required) or "scores" (a list of numbers, as
+            many as there are `passages`).
         required: must be there; otherwise it may be missing or null.
         unless: another field that may stand in for a required one.
         allowed: the only values of a text, or all keys of options; empty for any.
@@ -299,6 +301,8 @@ def check_fields(value: Mapping[str, Any], fields: Sequence[Field]) -> None:
             _check_texts(field, found)
         elif field.kind == "outputs":
             _check_outputs(field, found)
+        elif field.kind == "scores":
+            _check_scores(field, found, value.get("passages"))
         else:
             _check_passages(field, found)
 
@@ -340,6 +344,16 @@ def _check_outputs(field: Field, found: Any) -> None:  # noqa: ANN401 - being ch
             raise BadLineError(f"{where}, {error}") from None
     if field.required and not any((output.get("answer") or "").strip() for output in found):
         raise BadLineError(_mismatch(field, "no answer"))
+
+
+def _check_scores(field: Field, found: Any, passages: Any) -> None:  # noqa: ANN401
+    if not isinstance(found, list):
+        raise BadLineError(_mismatch(field, describe(found)))
+    for position, score in enumerate(found):
+        if not isinstance(score, int | float) or isinstance(score, bool):
+            raise BadLineError(_mismatch(field, f"{describe(score)} at position {position}"))
+    if isinstance(passages, list) and len(found) != len(passages):
+        raise BadLineError(_mismatch(field, f"{len(found)} of them for {len(passages)} passages"))
 
 
 PASSAGE_FIELDS = (

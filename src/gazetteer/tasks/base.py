@@ -121,10 +121,13 @@ class Task:
 
     @staticmethod
     def _with_common_fields(line: Mapping[str, Any], example: Example) -> Example:
-        """Copy what every task passes through: id, metadata, gold passage."""
+        """Copy what every task passes through: id, metadata, gold passage, scores of passages."""
+        scores = line.get("reranking_scores")
         return replace(
             example,
             line_id=line.get("id"),
             metadata=line.get("metadata"),
             gold_passage_id=line.get("gold_passage_id"),
+            # What nobody asked for was not checked, and may be anything.
+            reranking_scores=tuple(scores) if isinstance(scores, list) else None,
         )

@@ -321,6 +321,7 @@ def _training_step(
             options, build.build_reader_layers(options, models, lambda: position.micro_batches)
         ),
         compressor=models.compressor,
+        compressor_lesson=build.build_compressor_lesson(options, ranks, models, passages),
     )
 
 
