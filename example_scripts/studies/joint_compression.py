@@ -60,7 +60,7 @@ class Study:
     retriever: Path
     rows: tuple[tuple[str, str], ...] = ROWS
     seeds: tuple[int, ...] = (1, 2, 3)
-    countries: int = 12
+    countries: int = 10
     start_steps: int = 100
     steps: int = 24
     refresh: int = 8
@@ -77,11 +77,13 @@ class Study:
 
     def parts(self) -> Iterator[tuple[str, tuple[Command, ...]]]:
         """Names and commands, in an order that soon fills the table with few seeds."""
-        yield self._found("found-start", retriever_model_path=self.retriever)
+        first = self.folder / "indexes" / "start"
+        yield self._found("found-start", retriever_model_path=self.retriever, save_index_path=first)
         if any(reading == "compressed" for reading, _ in self.rows):
             steps = self.start_steps
             words = flags(reader_model_type=self.reader, retriever_model_path=self.retriever)
             words += self._compressor() + self._steps(steps, seed=0)
+            words += flags(load_index_path=first)
             yield "start", (self._train("start", words),)
         for reading in dict.fromkeys(reading for reading, _ in self.rows):
             for seed in self.seeds:
@@ -93,6 +95,7 @@ class Study:
     ) -> Iterator[tuple[str, tuple[Command, ...]]]:
         name = f"{reading}-{method}-{seed}"
         words = self._steps(self.steps, seed)
+        words += flags(load_index_path=self.folder / "indexes" / "start")
         if reading == "compressed":
             words += flags(model_path=self._checkpoint("start"))
         else:
@@ -102,9 +105,12 @@ class Study:
                 train_retriever=True, gold_score_mode="pdist", lr_retriever=self.lr_retriever,
                 retriever_n_context=self.retriever_n_context, refresh_index=self.refresh,
             )  # fmt: skip
-        # Its own index, embedded anew: what was learned since the last refresh counts as well.
         read = flags(name=f"read-{name}", model_path=self._checkpoint(name), n_context=1)
-        read += flags(save_index_path=self.folder / "indexes" / name)
+        if method == "joint":
+            # Embedded anew: what was learned since the last refresh counts as well.
+            read += flags(save_index_path=self.folder / "indexes" / name)
+        else:
+            read += flags(load_index_path=self.folder / "indexes" / "start")
         yield name, (self._train(name, words), Command("evaluate", (*self._common(), *read)))
         if method == "joint":
             yield self._found(
