@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gazetteer.compressor import Compressed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from gazetteer.compressor import Compressed
 from gazetteer.evaluation.loop import ReadingStage
 from gazetteer.metrics.bootstrap import bootstrap_interval
 from gazetteer.modes import evaluation_mode
@@ -136,7 +136,7 @@ def countable(stage: ReadingStage) -> Iterator[None]:
     models = [stage.reader.model]
     if stage.compressor is not None and not stage.compressor.is_shared:
         models.append(stage.compressor.backbone)  # type: ignore[arg-type]
-    before = [model.config._attn_implementation for model in models]
+    before = [model.config._attn_implementation or "eager" for model in models]
     try:
         for model in models:
             model.set_attn_implementation("eager")

@@ -41,19 +41,20 @@ def draw_comparison(path: Path, report: Mapping[str, Any]) -> None:
     plt = figures()
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     before, after = report["before_training"], report["after_training"]
+    for shift, values, colour, label in (
+        (-0.2, before, RED, "before training"),
+        (0.2, after, GREEN, "after training"),
+    ):
+        places = [place + shift for place in range(len(BARS))]
+        bars = axes.bar(places, [values[n] for n in BARS], 0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.3f", fontsize=8)
     for place, name in enumerate(BARS):
-        drawn = [
-            axes.bar(place - 0.2, before[name], 0.38, color=RED),
-            axes.bar(place + 0.2, after[name], 0.38, color=GREEN),
-        ]
-        for bars in drawn:
-            axes.bar_label(bars, fmt="%.3f", fontsize=8)
         change = report["improvements"][name]["relative"]
         text = "from 0" if change is None else f"{change:+.0f} %"
         axes.text(place, max(before[name], after[name]) + 0.06, text, ha="center", fontsize=9)
     axes.set_xticks(range(len(BARS)), list(BARS.values()))
     axes.set_ylim(0, min(1.15, max(0.2, 0.12 + max(max(before[n], after[n]) for n in BARS))))
-    axes.legend(drawn, ["before training", "after training"], loc="upper left", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8)
     axes.set_title("Answers from compressed passages")
     _save(plt, figure, path)
 
