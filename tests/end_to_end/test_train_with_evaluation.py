@@ -7,12 +7,13 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.support.tiny_causal import save_tiny_causal
 
+from gazetteer.compress.plots import read_metrics
 from gazetteer.compress.records import OfflineRecord, write_records
 from gazetteer.compress.scoreboard import main as scoreboard
 from gazetteer.compress.train_with_evaluation import main
 from tests.support.runs import close_logs
+from tests.support.tiny_causal import save_tiny_causal
 from tests.support.tiny_data import passages, questions
 from tests.support.tiny_models import save_tiny_reader, save_tiny_retriever
 
@@ -89,7 +90,7 @@ def test_the_guides_commands_leave_what_they_promise(
     output = world / folder
     assert all((output / name).stat().st_size > 0 for name in FILES)
     assert (output / "checkpoints" / "final" / "compressor").is_dir()
-    logged = [json.loads(line) for line in (output / "training/metrics.jsonl").open()]
+    logged = read_metrics(output / "training" / "metrics.jsonl")
     assert max(line["step"] for line in logged if line["kind"] == "train") <= steps
     assert (output / "training" / "checkpoint" / f"step-{steps}").is_dir()
     if "--eval_steps 4" in words:
@@ -110,7 +111,7 @@ def test_the_same_command_goes_on_and_a_t5_learns_as_well(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "--train_data full_dataset.json --num_epochs 1 --compressor_type n_layers "
-    words += "--num_layers 1 --enable_reranking --lora_rank 0 --no_scoreboard --eval_steps 2"
+    words += "--num_layers 1 --enable_reranking --no_scoreboard --eval_steps 2"
     assert run(f"{words} --max_steps 2", generator="t5") == 0
     assert run(words, generator="t5") == 0
     log = (world / "training_with_eval" / "training" / "run.log").read_text()

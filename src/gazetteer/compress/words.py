@@ -65,10 +65,10 @@ def train_words(values: argparse.Namespace, steps: int) -> list[str]:
     words += ["--scheduler", "linear", "--weight_decay", "0.1", "--clip", "1.0"]
     words += ["--lr", str(values.learning_rate), "--lr_compressor", str(rate)]
     words += ["--distill_kl_weight", str(values.distill_kl_weight)]
-    words += ["--log_freq", str(values.logging_steps), "--eval_freq", str(values.eval_steps)]
+    # A training shorter than that is logged once, at its end.
+    words += ["--log_freq", str(min(values.logging_steps, steps))]
+    words += ["--eval_freq", str(values.eval_steps)]
     words += ["--save_freq", str(values.save_steps or values.eval_steps)]
-    if values.lora_rank:
-        words += ["--reader_lora_rank", str(values.lora_rank)]
     if values.enable_reranking:
         words += ["--rerank_target", "file", "--rerank_weight", "0.05"]
     if values.gradient_checkpointing:
