@@ -1,16 +1,22 @@
-"""Offline records -> lines with passages of their own, which `train.py` and `evaluate.py` read."""
+"""Offline records -> lines with passages of their own, which `train.py` and `evaluate.py` read.
+
+python -m gazetteer.compress.lines --records train.json --output_file train.jsonl
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gazetteer.compress.records import OfflineRecord, read_records
+from gazetteer.dense.commands import SeedParser
 from gazetteer.errors import DataError, OptionError
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.answers import normalize_answer
+from gazetteer.one_line_errors import exit_code
 
 HELD_OUT = 0.1
 """Share of the training records to evaluate on where there is no other file."""
@@ -127,3 +133,22 @@ def refuse_overlap(
 
 def _key(record: OfflineRecord) -> tuple[str, frozenset[str]]:
     return normalize_answer(record.query), frozenset(record.documents)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = SeedParser("python -m gazetteer.compress.lines", (__doc__ or "").partition(" with")[0])
+    parser.add_argument("--records", type=Path, required=True, help="JSON list, jsonl or parquet")
+    parser.add_argument("--output_file", type=Path, required=True, help="jsonl")
+    values = parser.parse_args(arguments)
+
+    def write() -> None:
+        records = answered(values.records, "--records")
+        scored = all(record.reranking_scores is not None for record in records)
+        write_lines(values.output_file, records, scored=scored)
+
+    return exit_code("python -m gazetteer.compress.lines: error", write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

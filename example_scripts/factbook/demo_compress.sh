@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Compressed passages: sixteen tokens become one vector, and questions about unseen countries are
+# answered from those. Beside it everything an honest comparison needs.
+#
+#   bash example_scripts/factbook/demo_compress.sh OUTPUT_FOLDER
+#
+# Needs the extras `demo` and `compress` (make demo-compress installs them) and two CPU cores. The same
+# command again goes on where it was stopped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+OUT=${1:?usage: demo_compress.sh OUTPUT_FOLDER}
+WORKERS=${WORKERS:-2}
+BATCH=${BATCH:-$((16 / WORKERS))}
+WHOLE_STEPS=${WHOLE_STEPS:-150}
+RATES=${RATES:-2:80 4:80 8:120 16:200}
+QUESTIONS=${QUESTIONS:-300}
+DATA=$OUT/data
+RUNS=$OUT/runs
+READER=example_scripts/factbook/reader
+
+say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
+records() { python preprocessing/prepare_factbook_records.py --source "$DATA" --documents 2 "$@"; }
+lines() { python -m gazetteer.compress.lines --records "$1" --output_file "$2"; }
+
+say "Questions about countries, each with the passage that answers it and one more"
+python preprocessing/prepare_factbook.py --output_directory "$DATA"
+records --output_directory "$DATA/records"
+lines "$DATA/records/train.json" "$DATA/train-lines.jsonl"
+lines "$DATA/records/dev.json" "$DATA/dev-lines.jsonl"
+
+TRAINING=(--task qa --use_file_passages --n_context 2 --checkpoint_dir "$RUNS" --cache_dir "$OUT/cache"
+    --precision bf16 --text_maxlength 256 --target_maxlength 40 --generation_max_length 40
+    --encoder_format '{query} context: {text}' --compressor_format '{query} context: {text}'
+    --train_data "$DATA/train-lines.jsonl" --eval_data "$DATA/dev-lines.jsonl" --shuffle
+    --dropout 0 --weight_decay 0.01 --beta2 0.99 --lr 5e-4 --scheduler linear --warmup_steps 20
+    --per_gpu_batch_size "$BATCH" --log_freq 20 --eval_freq 100000 --save_freq 50)
+
+say "The reader learns to answer from whole passages"
+run train.py "${TRAINING[@]}" --name whole --reader_model_type "$READER" --total_steps "$WHOLE_STEPS"
+TRAINED=$RUNS/whole/checkpoint/latest
+
+for STAGE in $RATES; do
+    RATE=${STAGE%:*}
+    say "Compressor and reader learn together: $RATE tokens to a vector"
+    run train.py "${TRAINING[@]}" --name "compressed-$RATE" --model_path "$TRAINED" --seed "$RATE" \
+        --compressor n_layers --compressor_layers 3 --compressor_pooling mean \
+        --compression_rate "$RATE" --lr_compressor 1e-3 --total_steps "${STAGE#*:}"
+    TRAINED=$RUNS/compressed-$RATE/checkpoint/latest
+done
+
+say "The scoreboard: unseen countries"
+python -m gazetteer.compress.scoreboard --eval_data "$DATA/records/test.json" --n_context 2 \
+    --max_examples "$QUESTIONS" --generation_max_length 40 --output_dir "$OUT/scoreboard" \
+    --uncompressed "$RUNS/whole/checkpoint/latest" --compressed "${RATE}x=$TRAINED"
+say "Done: $OUT/scoreboard"
