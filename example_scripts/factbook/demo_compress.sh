@@ -12,8 +12,8 @@ cd "$(dirname "$0")/../.."
 OUT=${1:?usage: demo_compress.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
 BATCH=${BATCH:-$((16 / WORKERS))}
-WHOLE_STEPS=${WHOLE_STEPS:-150}
-RATES=${RATES:-2:80 4:80 8:120 16:200}
+STEPS=${STEPS:-50}
+STAGES=${STAGES:-2:80 4:80 8:120 16:220}
 QUESTIONS=${QUESTIONS:-300}
 DATA=$OUT/data
 RUNS=$OUT/runs
@@ -21,14 +21,12 @@ READER=example_scripts/factbook/reader
 
 say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
-records() { python preprocessing/prepare_factbook_records.py --source "$DATA" --documents 2 "$@"; }
-lines() { python -m gazetteer.compress.lines --records "$1" --output_file "$2"; }
 
 say "Questions about countries, each with the passage that answers it and one more"
 python preprocessing/prepare_factbook.py --output_directory "$DATA"
-records --output_directory "$DATA/records"
-lines "$DATA/records/train.json" "$DATA/train-lines.jsonl"
-lines "$DATA/records/dev.json" "$DATA/dev-lines.jsonl"
+python preprocessing/prepare_factbook_records.py --source "$DATA" --output_directory "$DATA/records" --documents 2
+python -m gazetteer.compress.lines --records "$DATA/records/train.json" --output_file "$DATA/train-lines.jsonl"
+python -m gazetteer.compress.lines --records "$DATA/records/dev.json" --output_file "$DATA/dev-lines.jsonl"
 
 TRAINING=(--task qa --use_file_passages --n_context 2 --checkpoint_dir "$RUNS" --cache_dir "$OUT/cache"
     --precision bf16 --text_maxlength 256 --target_maxlength 40 --generation_max_length 40
@@ -38,15 +36,15 @@ TRAINING=(--task qa --use_file_passages --n_context 2 --checkpoint_dir "$RUNS" -
     --per_gpu_batch_size "$BATCH" --log_freq 20 --eval_freq 100000 --save_freq 50)
 
 say "The reader learns to answer from whole passages"
-run train.py "${TRAINING[@]}" --name whole --reader_model_type "$READER" --total_steps "$WHOLE_STEPS"
+run train.py "${TRAINING[@]}" --name whole --reader_model_type "$READER" --total_steps "$STEPS"
 TRAINED=$RUNS/whole/checkpoint/latest
 
-for STAGE in $RATES; do
-    RATE=${STAGE%:*}
+for STAGE in $STAGES; do
+    RATE=${STAGE%:*} STEPS=${STAGE#*:}
     say "Compressor and reader learn together: $RATE tokens to a vector"
     run train.py "${TRAINING[@]}" --name "compressed-$RATE" --model_path "$TRAINED" --seed "$RATE" \
         --compressor n_layers --compressor_layers 3 --compressor_pooling mean \
-        --compression_rate "$RATE" --lr_compressor 1e-3 --total_steps "${STAGE#*:}"
+        --compression_rate "$RATE" --lr_compressor 1e-3 --total_steps "$STEPS"
     TRAINED=$RUNS/compressed-$RATE/checkpoint/latest
 done
 

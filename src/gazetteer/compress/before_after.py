@@ -12,6 +12,7 @@ import torch
 from gazetteer.compress import contest, plots, report, scoreboard
 from gazetteer.compress import words as mapping
 from gazetteer.compress.lines import read_both, write_lines
+from gazetteer.compress.playing import Played, play
 from gazetteer.options import parse_options
 from gazetteer.records import Ranks
 from gazetteer.reporting import start_log
@@ -35,7 +36,7 @@ def compare(values: argparse.Namespace, final: Path) -> None:
     output: Path = values.output_dir
     folder = output / "scoreboard"
     rows = contestants(values, final, folder)
-    played = scoreboard.play(rows, folder, scoreboard.timing_of(values), ranks)
+    played = play(rows, folder, scoreboard.timing_of(values), ranks)
     sys.stdout.write("\n" + scoreboard.write(played.board, folder))
     results = {
         name: report.results(played.answers[name], played.seconds[name])
@@ -47,7 +48,7 @@ def compare(values: argparse.Namespace, final: Path) -> None:
     sys.stdout.write("\n" + report.summary(found) + f"\n{output}: reports, plots, {final}\n")
 
 
-def draw(output: Path, found: dict[str, Any], played: scoreboard.Played) -> None:
+def draw(output: Path, found: dict[str, Any], played: Played) -> None:
     """The three plots."""
     plots.draw_comparison(output / plots.COMPARISON, found)
     metrics = plots.read_metrics(output / mapping.RUN / "metrics.jsonl")
