@@ -49,7 +49,8 @@ for STAGE in $STAGES; do
 done
 
 say "The scoreboard: unseen countries"
+ROW="compressed ${RATE}x"
 python -m gazetteer.compress.scoreboard --eval_data "$DATA/records/test.json" --n_context 2 \
     --max_examples "$QUESTIONS" --generation_max_length 40 --output_dir "$OUT/scoreboard" \
-    --uncompressed "$RUNS/whole/checkpoint/latest" --compressed "${RATE}x=$TRAINED"
+    --uncompressed "$RUNS/whole/checkpoint/latest" --compressed "$ROW=$TRAINED"
 say "Done: $OUT/scoreboard"
