@@ -13,7 +13,7 @@ OUT=${1:?usage: demo_compress.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
 BATCH=${BATCH:-$((16 / WORKERS))}
 STEPS=${STEPS:-50}
-STAGES=${STAGES:-2:80 4:80 8:120 16:220}
+STAGES=${STAGES:-16:450}
 QUESTIONS=${QUESTIONS:-300}
 DATA=$OUT/data
 RUNS=$OUT/runs
@@ -24,7 +24,8 @@ run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
 
 say "Questions about countries, each with the passage that answers it and one more"
 python preprocessing/prepare_factbook.py --output_directory "$DATA"
-python preprocessing/prepare_factbook_records.py --source "$DATA" --output_directory "$DATA/records" --documents 2
+python preprocessing/prepare_factbook_records.py --source "$DATA" --output_directory "$DATA/records" --documents 2 \
+    --fields capital currency nationality "national symbol" "government type" "internet code" "median age" airports
 python -m gazetteer.compress.lines --records "$DATA/records/train.json" --output_file "$DATA/train-lines.jsonl"
 python -m gazetteer.compress.lines --records "$DATA/records/dev.json" --output_file "$DATA/dev-lines.jsonl"
 
@@ -32,7 +33,7 @@ TRAINING=(--task qa --use_file_passages --n_context 2 --checkpoint_dir "$RUNS" -
     --precision bf16 --text_maxlength 256 --target_maxlength 40 --generation_max_length 40
     --encoder_format '{query} context: {text}' --compressor_format '{query} context: {text}'
     --train_data "$DATA/train-lines.jsonl" --eval_data "$DATA/dev-lines.jsonl" --shuffle
-    --dropout 0 --weight_decay 0.01 --beta2 0.99 --lr 5e-4 --scheduler linear --warmup_steps 20
+    --dropout 0 --weight_decay 0.01 --beta2 0.99 --lr 1e-3 --scheduler linear --warmup_steps 20
     --per_gpu_batch_size "$BATCH" --log_freq 20 --eval_freq 100000 --save_freq 50)
 
 say "The reader learns to answer from whole passages"
@@ -44,7 +45,7 @@ for STAGE in $STAGES; do
     say "Compressor and reader learn together: $RATE tokens to a vector"
     run train.py "${TRAINING[@]}" --name "compressed-$RATE" --model_path "$TRAINED" --seed "$RATE" \
         --compressor n_layers --compressor_layers 3 --compressor_pooling mean \
-        --compression_rate "$RATE" --lr_compressor 1e-3 --total_steps "$STEPS"
+        --compression_rate "$RATE" --lr_compressor 2e-3 --total_steps "$STEPS"
     TRAINED=$RUNS/compressed-$RATE/checkpoint/latest
 done
 
