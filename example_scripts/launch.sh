@@ -38,12 +38,21 @@ RENDEZVOUS=(--standalone)
         --use_gradient_checkpoint_retriever)
 }
 
+# submit PROGRAM [WORD ...]: train.py and evaluate.py submit themselves, and go on after an interruption.
+submit() {
+    case $1 in
+        train.py | evaluate.py) python "$1" --launcher submitit --slurm_wait --slurm_nodes "$NODES" \
+                                    --slurm_gpus_per_node "$WORKERS" "${@:2}" ;;
+        *) python example_scripts/submit.py --nodes "$NODES" --workers "$WORKERS" -- "$@" ;;
+    esac
+}
+
 # launch PROGRAM [WORD ...]: start train.py or evaluate.py.
 launch() {
     case $LAUNCHER in
         torchrun) torchrun "${RENDEZVOUS[@]}" --nproc_per_node "$WORKERS" "$@" ;;
         srun) srun --kill-on-bad-exit=1 python "$@" ;;
-        submitit) python example_scripts/submit.py --nodes "$NODES" --workers "$WORKERS" -- "$@" ;;
+        submitit) submit "$@" ;;
         python) python "$@" ;;
         print) printf '%q ' "$@" && echo ;;
         *) echo "launch.sh: LAUNCHER=$LAUNCHER, expected torchrun, srun, submitit, python or print" >&2

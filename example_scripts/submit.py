@@ -1,6 +1,6 @@
-"""Hand a program to Slurm with submitit, and wait for it.
+"""Hand a program to Slurm with submitit, and wait for it; train.py itself has --launcher submitit.
 
-    python example_scripts/submit.py --nodes 4 --workers 8 -- train.py --task qa ...
+    python example_scripts/submit.py --nodes 4 --workers 8 -- -m gazetteer.dense.build_index ...
 
 The job runs in the folder this was called from; what submitit keeps of it goes to --folder. The
 exit code is 0, or 1 after the end of what the job wrote to stderr.

@@ -3,6 +3,9 @@
 Mistakes of our own stay `AssertionError` or `ValueError` and keep their traceback.
 """
 
+TRY_AGAIN = 75
+"""Exit code: the same command goes on from the last checkpoint (`EX_TEMPFAIL` of sysexits.h)."""
+
 
 class GazetteerError(Exception):
     """A user-facing error: the message is the whole story, no traceback needed.

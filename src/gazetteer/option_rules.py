@@ -22,6 +22,7 @@ from gazetteer.compressor_options import compressor_rules
 from gazetteer.dense_options import dense_rules
 from gazetteer.errors import OptionError
 from gazetteer.flags import flat_values
+from gazetteer.launch_options import launch_rules
 from gazetteer.lead_options import lead_rules
 from gazetteer.mining_options import mining_rules
 from gazetteer.option_bounds import BOUNDS
@@ -300,6 +301,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     lambda options, program: collection_rules(options, is_training=program == "train"),
     lead_rules,
     lambda options, _: compressor_rules(options),
+    lambda options, _: launch_rules(options),
     _file_rules,
     _results_rules,
     _folder_rules,

@@ -30,6 +30,7 @@ from gazetteer.flags import (
     flat_values,
     groups_of,
 )
+from gazetteer.launch_options import LaunchOptions, SlurmOptions
 from gazetteer.lead_options import LeadOptions
 from gazetteer.mining_options import MiningOptions
 from gazetteer.option_overrides import resolve
@@ -257,17 +258,6 @@ class OptimisationOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LaunchOptions:
-    """Launch: how the processes come together."""
-
-    local_rank: int = flag(-1, "this process on its machine; -1 = ask the launcher")
-    main_port: int = flag(-1, "port where the processes meet; -1 = ask the launcher, or choose one")
-    rendezvous_timeout_seconds: int = flag(300, "wait so long for every process to start (new)")
-    collective_timeout_seconds: int = flag(600, "give up on a silent process after so long (new)")
-    dry_run: bool = flag(False, "check everything, print the plan, and leave (new)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
     """All flags of a run, in groups; flat on the command line, nested in code.
 
@@ -291,6 +281,7 @@ class Options:
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     optimisation: OptimisationOptions = field(default_factory=OptimisationOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from gazetteer.distributed.launch import process_group
+from gazetteer.distributed.requeue import requeue
 from gazetteer.dry_run import plan
-from gazetteer.errors import GazetteerError, OptionError
+from gazetteer.errors import TRY_AGAIN, GazetteerError, OptionError
 from gazetteer.option_rules import Program
 from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
+from gazetteer.submission import submit
 
 
 def run_program(
@@ -41,6 +43,8 @@ def run_program(
         return error.exit_code
     ranks: Ranks | None = None
     try:
+        if options.launch.launcher != "auto" and not options.launch.dry_run:
+            return submit(options, sys.argv)
         with process_group(
             local_rank=options.launch.local_rank,
             main_port=options.launch.main_port,
@@ -54,7 +58,10 @@ def run_program(
                 lines = "".join(f"{line}\n" for line in plan(options, ranks))
                 sys.stdout.write(lines if ranks.is_main else "")
                 return 0
-            return job(options, ranks)
+            code = job(options, ranks)
+        if code == TRY_AGAIN and ranks.is_main:
+            requeue(os.environ)
+        return code
     except GazetteerError as error:
         is_speaker = speaks_for_machine(os.environ) if ranks is None else ranks.is_main
         if is_speaker or not error.is_shared:

@@ -39,6 +39,10 @@ NEW = {
     "compressor", "compressor_model_path", "compressor_layers", "compressor_pooling",
     "num_memory_tokens", "compression_rate", "compressor_format", "compressor_maxlength",
     "lr_compressor", "distill_kl_weight", "rerank_weight", "rerank_target", "rerank_by_compressor",
+    "launcher", "slurm_partition", "slurm_time", "slurm_nodes", "slurm_gpus_per_node",
+    "slurm_tasks_per_node", "slurm_cpus_per_task", "slurm_mem", "slurm_account", "slurm_qos",
+    "slurm_constraint", "slurm_exclude", "slurm_comment", "slurm_notice", "slurm_requeues",
+    "slurm_folder", "slurm_wait",
 }  # fmt: skip
 
 

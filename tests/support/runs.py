@@ -25,8 +25,8 @@ def make_world(folder: Path, *, corpus: int = 40, train: int = 24, dev: int = 7)
     return folder
 
 
-def options_of(world: Path, program: str, **flags: Any) -> Options:
-    """Options of a small run; `flags` override, True switches on, None leaves out."""
+def words_of(world: Path, program: str, **flags: Any) -> list[str]:
+    """The command line of a small run; `flags` override, True switches on, None leaves out."""
     values: dict[str, Any] = {
         "task": "qa",
         "reader_model_type": world / "reader",
@@ -58,7 +58,12 @@ def options_of(world: Path, program: str, **flags: Any) -> Options:
             words.append(f"--{name}")
         elif value is not None and value is not False:
             words += [f"--{name}", str(value)]
-    return parse_options(words, program=program)  # type: ignore[arg-type]
+    return words
+
+
+def options_of(world: Path, program: str, **flags: Any) -> Options:
+    """Options of a small run, from its command line."""
+    return parse_options(words_of(world, program, **flags), program=program)  # type: ignore[arg-type]
 
 
 def run_train(world: Path, ranks: Ranks | None = None, **flags: Any) -> int:

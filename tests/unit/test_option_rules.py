@@ -103,6 +103,8 @@ BELOW = {
     "distill_kl_weight": -0.1,
     "rerank_weight": -0.05,
     "rerank_by_compressor": -1,
+    "slurm_time": 0, "slurm_nodes": 0, "slurm_gpus_per_node": -1,
+    "slurm_tasks_per_node": 0, "slurm_cpus_per_task": 0, "slurm_notice": -1, "slurm_requeues": -1,
 }  # fmt: skip
 ABOVE = {
     "main_port": 65536, "seed": 2**32, "mlm_noise_density": 1.0, "min_lm_context_ratio": 1.1,
@@ -456,3 +458,20 @@ def test_what_cannot_be_asked_of_the_towers(violations):
         "--lora_target (passage) must not come with --query_side_retriever_training, which freezes"
         " the passage tower"
     ]
+
+
+# ---- submission
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"slurm_comment": "a\n#SBATCH --x"}, "--slurm_comment ('a\\n#SBATCH --x') must be one"),
+        ({"slurm_nodes": 2, "launcher": "submitit_local"}, "--slurm_nodes (2) must be 1 with"),
+        ({"slurm_time": 1, "slurm_notice": 60}, "--slurm_notice (60) must be below --slurm_time"),
+        ({"slurm_folder": "a%j", "launcher": "submitit"}, "--slurm_folder (a%j) must not contain"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused(violations, changes, line):
+    (found,) = violations(**changes)
+    assert found.startswith(line)

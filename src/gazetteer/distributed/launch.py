@@ -24,6 +24,7 @@ from gazetteer.distributed.set_aside import in_touch
 from gazetteer.distributed.slurm import (
     expand_nodes,
     is_step,
+    start_number,
     step_port,
     tasks_of_allocation,
     tasks_of_nodes,
@@ -240,9 +241,10 @@ def _resolve(master: str) -> str:
 
 
 def _choose_interface(address: str, port: int) -> None:
-    """Let gloo use the network on which rank 0 is reached, unless the user chose one.
+    """Use the network on which rank 0 is reached, and no other, unless the user chose one.
 
     By itself gloo resolves its own host name, and across machines often ends up on the loopback.
+    NCCL takes what it finds first.
     """
     try:
         name = interface_of(local_address_towards(address, port))
@@ -250,6 +252,8 @@ def _choose_interface(address: str, port: int) -> None:
         return  # No route: meeting rank 0 will fail, and say so better.
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        # NCCL takes a name for the beginning of one, but for the sign.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
 
 
 def _meet(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
@@ -289,8 +293,8 @@ def _open_store(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Stor
         wait_for_workers=False,
         master_listen_fd=listener,
     )
-    # torchrun may start the workers again at the same store, where the old ones left their keys.
-    return dist.PrefixStore(f"gazetteer/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    # A second start may meet the store, or late processes, of the first: its keys are its own.
+    return dist.PrefixStore(f"gazetteer/{start_number(os.environ)}", store)
 
 
 def _connect(store: dist.Store, ranks: Ranks, timeout: timedelta) -> None:

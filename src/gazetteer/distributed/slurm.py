@@ -6,14 +6,24 @@ import re
 from collections.abc import Mapping
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+_INTERACTIVE = {"bash", "interactive"}
+"""Names that Slurm gives to jobs that are no batch jobs."""
 _SHELL_STEPS = {"4294967290", "4294967291"}
 """Step ids of the shell that `salloc` opens and of a batch script: no tasks that srun started."""
+
+_STEP_NUMBERS = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
 
 
 def is_step(environment: Mapping[str, str]) -> bool:
     """Whether srun started this process as one of its tasks."""
     step = environment.get("SLURM_STEP_ID")
     return step is not None and step not in _SHELL_STEPS and "SLURM_PROCID" in environment
+
+
+def is_batch_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process inside a batch job, which Slurm can start again."""
+    name = environment.get("SLURM_JOB_NAME", "bash")
+    return is_step(environment) and name not in _INTERACTIVE
 
 
 def tasks_of_allocation(environment: Mapping[str, str]) -> int:
@@ -56,8 +66,21 @@ def tasks_of_nodes(text: str) -> list[int]:
 def step_port(environment: Mapping[str, str]) -> int:
     """A port that two steps of one job, or a step before and after a restart, do not share.
 
-    Between 20,000 and 31,999: below the ports that Linux gives to outgoing connections.
+    The first of those that Slurm reserved (`srun --resv-ports`), or else made of the numbers of
+    job, step and restart.
     """
-    parts = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    job, step, restart = (int(environment.get(name, 0) or 0) for name in parts)
+    reserved = environment.get("SLURM_STEP_RESV_PORTS")
+    if reserved:
+        return int(re.split("[-,]", reserved)[0])
+    return port_of(*(int(environment.get(name) or 0) for name in _STEP_NUMBERS))
+
+
+def port_of(job: int, step: int = 0, restart: int = 0) -> int:
+    """Between 20,000 and 31,999: below the ports that Linux gives to outgoing connections."""
     return 20_000 + (job * 97 + step * 31 + restart * 7) % 12_000
+
+
+def start_number(environment: Mapping[str, str]) -> str:
+    """Differs from start to start of the same run, so that a late process meets no new one."""
+    names = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return ".".join(environment.get(name) or "0" for name in names)

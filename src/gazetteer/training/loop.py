@@ -10,6 +10,7 @@ from gazetteer.data.sampling import draw_batch
 from gazetteer.data_files import open_data
 from gazetteer.distributed.replicas import without_averaging
 from gazetteer.distributed.signals import StopRequest
+from gazetteer.errors import TRY_AGAIN
 from gazetteer.options import Options
 from gazetteer.progress import progress
 from gazetteer.records import Ranks
@@ -22,9 +23,6 @@ from gazetteer.training.run import TrainingBatch, TrainingRun, build_training
 from gazetteer.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)
-
-TRY_AGAIN = 75
-"""Exit code after a stop request: the same command goes on from the checkpoint just saved."""
 
 
 def train(options: Options, ranks: Ranks) -> int:

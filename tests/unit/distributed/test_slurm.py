@@ -8,7 +8,9 @@ import pytest
 
 from gazetteer.distributed.slurm import (
     expand_nodes,
+    is_batch_step,
     is_step,
+    start_number,
     step_port,
     tasks_of_allocation,
     tasks_of_nodes,
@@ -90,3 +92,30 @@ def test_ports_of_a_job_s_steps_and_restarts_differ() -> None:
     assert step_port({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}) == step_port(
         {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_RESTART_COUNT": "0"}
     )
+
+
+@pytest.mark.parametrize(
+    ("reserved", "port"), [("12000", 12_000), ("12000-12003", 12_000), ("12000,12007", 12_000)]
+)
+def test_ports_that_slurm_reserved_are_taken(reserved: str, port: int) -> None:
+    environment = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_RESV_PORTS": reserved}
+    assert step_port(environment) == port
+
+
+def test_each_start_of_a_run_has_a_number_of_its_own() -> None:
+    numbers = {
+        start_number({"SLURM_RESTART_COUNT": slurm, "TORCHELASTIC_RESTART_COUNT": torchrun})
+        for slurm in ("0", "1", "11")
+        for torchrun in ("0", "1", "11")
+    }
+    assert len(numbers) == 9
+    assert start_number({}) == start_number({"SLURM_RESTART_COUNT": "0"})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("batch.sh", True), ("bash", False), ("interactive", False)]
+)
+def test_jobs_of_a_shell_are_no_batch_jobs(name: str, expected: bool) -> None:
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_JOB_NAME": name}
+    assert is_batch_step(step) is expected
+    assert not is_batch_step(step | {"SLURM_STEP_ID": "4294967291"})
