@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from gazetteer.compress.queries import Question
 from gazetteer.compress.records import OfflineRecord, object_of, record_of, titled, write_records
 from gazetteer.compress.reranker import Reranker, best_first
 from gazetteer.compress.retrieval import Hits, Retriever, found_of
-from gazetteer.compress.teacher import Teacher
+from gazetteer.compress.teacher import Lesson, Teacher
 from gazetteer.compress.work_folder import WorkFolder
 from gazetteer.data.passages import PassageStore
 from gazetteer.errors import DataError
@@ -96,7 +96,7 @@ class Pipeline:
             show_progress: draw a bar.
 
         Returns:
-            How many records there are; queries that found nothing have none.
+            How many records there are; queries that found or were answered nothing have none.
 
         Raises:
             DataError: nothing was found at all, or something cannot be written.
@@ -132,7 +132,8 @@ class Pipeline:
             raise DataError("no query found any passage")
         if done < len(questions):
             logger.warning(
-                "%d of %d queries are left out: they found nothing, or leave no room for passages",
+                "%d of %d queries are left out: they found nothing, leave no room for passages, or "
+                "got no answer",
                 len(questions) - done, len(questions),
             )  # fmt: skip
         names = [f"records-{batch.start:09d}" for batch in batches]
@@ -198,9 +199,9 @@ class Pipeline:
             [each.query for each in drafts], [each.documents for each in drafts]
         )
         return [
-            taught(draft, lesson.answer, lesson.documents, teacher.provenance | {"key": lesson.key})
+            taught(draft, lesson, teacher.provenance)
             for draft, lesson in zip(drafts, lessons, strict=True)
-            if lesson is not None
+            if lesson is not None and lesson.answer
         ]
 
 
@@ -212,30 +213,24 @@ def _stored(work: WorkFolder, names: Sequence[str]) -> Iterator[OfflineRecord]:
 def _with_documents(
     record: OfflineRecord, places: Sequence[int], scores: Sequence[float] | None
 ) -> OfflineRecord:
-    return OfflineRecord(
-        query=record.query,
+    return replace(
+        record,
         documents=tuple(record.documents[place] for place in places),
-        answer=record.answer,
         reranking_scores=None if scores is None else tuple(scores),
-        answers=record.answers,
         document_ids=tuple(record.document_ids[place] for place in places),
-        provenance=record.provenance,
     )
 
 
-def taught(
-    record: OfflineRecord, answer: str, documents: Sequence[str], provenance: dict[str, Any]
-) -> OfflineRecord:
+def taught(record: OfflineRecord, lesson: Lesson, provenance: Mapping[str, Any]) -> OfflineRecord:
     """A record with a teacher's answer, and exactly the passages that the teacher saw."""
-    scores = record.reranking_scores
-    return OfflineRecord(
-        query=record.query,
-        documents=tuple(documents),
-        answer=answer,
-        reranking_scores=None if scores is None else scores[: len(documents)],
-        answers=record.answers,
-        document_ids=record.document_ids[: len(documents)],
-        provenance={**record.provenance, "teacher": provenance},
+    scores, count = record.reranking_scores, len(lesson.documents)
+    return replace(
+        record,
+        documents=lesson.documents,
+        answer=lesson.answer,
+        reranking_scores=None if scores is None else scores[:count],
+        document_ids=record.document_ids[:count],
+        provenance={**record.provenance, "teacher": {**provenance, "key": lesson.key}},
     )
 
 
