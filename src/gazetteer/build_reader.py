@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.adapters import (
+    ALL_LINEAR,
+    LoraSettings,
+    add_adapters,
+    are_as_asked,
+    has_adapters,
+    set_adapter_dropout,
+    train_adapters_only,
+    without_adapters,
+)
 from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.data.targets import ContinuationTokenizer, TargetTokenizer
 from gazetteer.errors import OptionError
@@ -19,6 +30,8 @@ from gazetteer.reader.fusion import T5Model
 from gazetteer.reader.loading import enable_gradient_checkpointing, is_decoder_only
 from gazetteer.records import Ranks
 
+logger = logging.getLogger(__name__)
+
 
 def build_reader(
     options: Options,
@@ -26,7 +39,7 @@ def build_reader(
     name: str,
     fill: Callable[[T5Model, torch.dtype], None] | None = None,
 ) -> tuple[Reader, PreTrainedTokenizerBase]:
-    """The reader under a name, on this rank's device.
+    """The reader under a name, ready to learn as flags say, on this rank's device.
 
     Args:
         options: of the run.
@@ -47,9 +60,45 @@ def build_reader(
         fill=fill,
         prefix=options.causal.reader_prefix,
     )
+    if options.data.train_data:
+        adapt_reader(options, reader)
     if options.optimisation.use_gradient_checkpoint_reader:
         enable_gradient_checkpointing(reader.model)
     return reader.to(ranks.device), tokenizer
+
+
+def adapt_reader(options: Options, reader: Reader) -> None:
+    """Let a reader that is trained learn by adapters, or by all its weights, as flags say.
+
+    Raises:
+        OptionError: peft is not installed, or the reader has no layers as named.
+    """
+    lora, model = _lora(options, reader), reader.model
+    if lora is not None and are_as_asked(model, lora):
+        train_adapters_only(model)
+        set_adapter_dropout(model, lora.dropout)
+        return
+    if has_adapters(model):
+        logger.info("the reader's adapters, made with other settings, become part of its weights")
+        reader.model = model = without_adapters(model)
+    if lora is not None:
+        add_adapters(model, lora)
+
+
+def _lora(options: Options, reader: Reader) -> LoraSettings | None:
+    asked = options.causal
+    if not asked.reader_lora_rank:
+        return None
+    rank, alpha = asked.reader_lora_rank, asked.reader_lora_alpha
+    return LoraSettings(
+        rank=rank,
+        alpha=2.0 * rank if alpha is None else alpha,
+        modules=tuple(asked.reader_lora_modules) or (ALL_LINEAR,),
+        dropout=asked.reader_lora_dropout,
+        seed=options.experiment.seed,
+        task_type="CAUSAL_LM" if isinstance(reader, CausalReader) else "SEQ_2_SEQ_LM",
+        flags="reader_lora",
+    )
 
 
 def require_possible(options: Options, name: str) -> None:

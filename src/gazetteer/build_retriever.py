@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from gazetteer.options import Options
-from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
-from gazetteer.records import Ranks
-from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
-from gazetteer.retriever.adapters import (
+from gazetteer.adapters import (
     LoraSettings,
     add_adapters,
     are_as_asked,
     has_adapters,
-    merge_adapters,
     train_adapters_only,
+    without_adapters,
 )
+from gazetteer.options import Options
+from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
+from gazetteer.records import Ranks
+from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.retriever.head import NewHead
 from gazetteer.retriever.loading import Fill
 from gazetteer.retriever.ways import Asked
@@ -65,14 +65,14 @@ def _adapt(retriever: DualEncoder, options: Options) -> None:
     if lora is not None and options.towers.lora_target == "passage":
         retriever.freeze_query_tower()
     for tower in retriever.learning_towers:
-        if lora is not None and are_as_asked(tower, lora):
-            train_adapters_only(tower)
+        if lora is not None and are_as_asked(tower.model, lora):
+            train_adapters_only(tower.model)
             continue
-        if has_adapters(tower):
+        if has_adapters(tower.model):
             logger.info("adapters with other settings are merged into the weights")
-            merge_adapters(tower)
+            tower.model = without_adapters(tower.model)
         if lora is not None:
-            add_adapters(tower, lora)
+            add_adapters(tower.model, lora)
 
 
 def _lora(options: Options) -> LoraSettings | None:

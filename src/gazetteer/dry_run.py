@@ -36,7 +36,7 @@ from gazetteer.ir.lines import ON_BAD
 from gazetteer.ir.training_formats import read_training_lines
 from gazetteer.options import Options
 from gazetteer.reader.causal_loading import model_source
-from gazetteer.reader.loading import HUB_NAMES, reader_class
+from gazetteer.reader.loading import HUB_NAMES, NOT_LOADABLE, cannot_load, reader_class
 from gazetteer.records import Ranks
 from gazetteer.retriever.loading import find_source, tower_on_meta
 from gazetteer.task_names import DENSE
@@ -219,9 +219,8 @@ def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
         folder, file = model_source(source)
         kind: Any = reader_class(folder, file)
         config: Any = AutoConfig.from_pretrained(folder, **file)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"reader '{source}' cannot be loaded: {reason}") from None
+    except NOT_LOADABLE as error:
+        raise cannot_load("reader", source, error) from None
     for part in () if file else FILES:
         _check_files(Path(source), "reader", part=part)
     with torch.device("meta"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gazetteer.causal_options import causal_remarks
 from gazetteer.collection_options import collection_changes, collection_remarks
 from gazetteer.compressor_options import compressor_remarks
 from gazetteer.dense_options import dense_overrides, dense_remarks
@@ -103,6 +104,7 @@ def _remarks(options: Options) -> Iterator[str]:
     yield from dense_remarks(options)
     yield from mining_remarks(options)
     yield from lead_remarks(options)
+    yield from causal_remarks(options)
     yield from compressor_remarks(options)
     optimisation, index = options.optimisation, options.index
     if optimisation.shard_optim or optimisation.shard_grads:

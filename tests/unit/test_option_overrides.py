@@ -206,6 +206,15 @@ def test_flags_of_adapters_that_do_nothing_are_said():
     assert resolved(lora_rank=4)[1] == ["lora_rank 4: no effect without train_retriever"]
 
 
+def test_flags_of_the_readers_adapters_that_do_nothing_are_said():
+    assert resolved(reader_lora_alpha=4.0, reader_prefix="Read")[1] == [
+        "reader_lora_alpha 4.0: no effect without reader_lora_rank"
+    ]
+    assert resolved(reader_lora_rank=4, train_data=[])[1] == [
+        "reader_lora_rank 4: no effect without train_data"
+    ]
+
+
 def test_another_name_for_the_first_token():
     changed, notes = resolved(retriever_pooling="first")
     assert changed["retriever_pooling"] == "cls"

@@ -95,6 +95,7 @@ BELOW = {
     "matryoshka_dims": [0],
     "distill_layer_num": -1, "reader_layer_num": -1, "layer_resample_steps": 0,
     "layer_temperature": 0.0,
+    "reader_lora_rank": -1, "reader_lora_alpha": 0.0, "reader_lora_dropout": 1.0,
     "compressor_layers": 0,
     "num_memory_tokens": 0,
     "compression_rate": 0.5,

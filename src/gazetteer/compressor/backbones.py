@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING,
 )
 
+from gazetteer.adapters import has_adapters, without_adapters
 from gazetteer.errors import CheckpointError, OptionError
 
 
@@ -28,7 +29,7 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
     is saved as any model is.
 
     Args:
-        model: T5 with its heads, or a causal language model; without adapters.
+        model: T5 with its heads, or a causal language model; of adapters the sum is copied.
         layers: how many; None: a quarter, rounded up.
 
     Raises:
@@ -44,7 +45,7 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
         config.layer_types = config.layer_types[:wanted]
     kind = _encoder_class(config)
     made = kind._from_config(config, attn_implementation=model.config._attn_implementation)
-    source = _base(model).state_dict()
+    source = _base(without_adapters(model) if has_adapters(model) else model).state_dict()
     made.load_state_dict({name: source[name] for name in made.state_dict()})
     return made
 

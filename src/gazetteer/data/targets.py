@@ -111,7 +111,8 @@ class ContinuationTokenizer(TargetTokenizer):
         return super()._prompts([strip_sentinels(query) for query in queries])
 
     def _target_ids(self, targets: Sequence[str]) -> list[list[int]]:
-        texts = [self._space + self._formatted(strip_sentinels(target)) for target in targets]
+        texts = [self._formatted(strip_sentinels(target)) for target in targets]
+        texts = [self._space + text if text else "" for text in texts]
         end = self._tokenizer.eos_token_id
         assert isinstance(end, int), "a decoder-only reader without one is refused"
         return [ids if ids[-1:] == [end] else [*ids, end] for ids in self._ids(texts)]

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.adapters import has_adapters, without_adapters
 from gazetteer.errors import CheckpointError
 from gazetteer.files import MANIFEST, require_intact
 from gazetteer.options import OPTIONS_FILE, Options, read_options
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
-from gazetteer.retriever.adapters import has_adapters, merge_adapters
 from gazetteer.retriever.ways import DEFAULT_POOLING
 
 RETRIEVER_FOLDER = "retriever"
@@ -64,8 +64,8 @@ def open_trained(source: str) -> Trained:
         batch=EmbeddingBatch(),
     )
     for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
-        if has_adapters(tower):
-            merge_adapters(tower)
+        if has_adapters(tower.model):
+            tower.model = without_adapters(tower.model)
     options = None
     if (folder / OPTIONS_FILE).is_file():
         options = read_options(folder / OPTIONS_FILE)

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from gazetteer.adapters import load_adapters
 from gazetteer.data.tokens import SpecialTokens
 from gazetteer.optional_packages import import_optional
 from gazetteer.reader.causal import CausalPrompt, CausalReader
@@ -63,7 +64,7 @@ def model_source(name_or_folder: str) -> tuple[str, dict[str, str]]:
         return name_or_folder, {}
     if len(found) > 1:
         raise ValueError(f"it holds {len(found)} GGUF files; name one of them")
-    import_optional("gguf", "a GGUF file needs gguf")
+    import_optional("gguf", "a GGUF file needs gguf", install="gazetteer[compress]")
     return str(found[0].parent), {"gguf_file": found[0].name}
 
 
@@ -88,10 +89,9 @@ def load_causal(
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, config=config, dtype=dtype, attn_implementation="sdpa", **file
-    )
+    model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, **file)
     _forget_quantisation(model)
+    load_adapters(model, Path(source))
     return CausalReader(model, prompt_of(tokenizer, model, prefix)), tokenizer
 
 

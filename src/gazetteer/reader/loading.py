@@ -6,12 +6,14 @@ and untied heads (v1.1, lm-adapt, flan, mT5) are read as they were trained.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -21,6 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from gazetteer.adapters import load_adapters, save_model
 from gazetteer.errors import CheckpointError
 from gazetteer.reader.base import Reader
 from gazetteer.reader.causal_loading import is_causal, load_causal, model_source
@@ -30,6 +33,8 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Attention = Literal["eager", "sdpa"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+NOT_LOADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, struct.error, SafetensorError)
+"""What transformers raises of names nobody has, of foreign files, and of damaged ones."""
 READER_CLASSES: dict[str, type[T5Model]] = {
     "t5": T5ForConditionalGeneration,
     "mt5": MT5ForConditionalGeneration,
@@ -87,12 +92,13 @@ def load_reader(
             model = kind.from_pretrained(
                 source, dropout_rate=dropout, dtype=torch.float32, attn_implementation=attention
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
+    except NOT_LOADABLE as error:
+        raise cannot_load("reader", name_or_folder, error) from error
     if fill is not None:
         fill(model, DTYPES[precision])
         model.eval()
+    else:
+        load_adapters(model, Path(source))
     reader = FusionReader(model, max_padded_tokens=max_padded_tokens)
     return reader.to(DTYPES[precision]), tokenizer
 
@@ -106,11 +112,8 @@ def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
     try:
         source, file = model_source(HUB_NAMES.get(name_or_folder, name_or_folder))
         return AutoTokenizer.from_pretrained(source, **file)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"tokenizer of reader '{name_or_folder}' cannot be loaded: {reason}"
-        ) from error
+    except NOT_LOADABLE as error:
+        raise cannot_load("tokenizer of reader", name_or_folder, error) from error
 
 
 def reader_class(
@@ -138,15 +141,23 @@ def is_decoder_only(name_or_folder: str) -> bool:
     try:
         source = HUB_NAMES.get(name_or_folder, name_or_folder)
         return reader_class(*model_source(source)) is None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"reader '{name_or_folder}' cannot be loaded: {reason}") from error
+    except NOT_LOADABLE as error:
+        raise cannot_load("reader", name_or_folder, error) from error
 
 
 def save_reader(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), config and tokenizer; `load_reader(folder)` reads them back."""
-    reader.model.save_pretrained(folder)
+    """Write weights (safetensors), config and tokenizer; `load_reader(folder)` reads them back.
+
+    Weights have adapters in them, which `load_reader` takes apart again.
+    """
+    save_model(reader.model, folder)
     tokenizer.save_pretrained(folder)
+
+
+def cannot_load(what: str, name: str, error: Exception) -> CheckpointError:
+    """The error that says in one line what could not be loaded, and why."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return CheckpointError(f"{what} '{name}' cannot be loaded: {reason}")
 
 
 def enable_gradient_checkpointing(model: PreTrainedModel) -> None:

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gazetteer.adapters import adapter_scale
 from gazetteer.modes import evaluation_mode
 from gazetteer.records import TokenIds
-from gazetteer.retriever.adapters import adapter_scale
 from gazetteer.retriever.encoder import EmbeddingBatch, TextEncoder, embed
 
 
@@ -118,7 +118,7 @@ def tower_fingerprint(tower: TextEncoder) -> str:
     tensors = dict(tower.model.state_dict())
     if tower.head is not None:
         tensors |= {f"head.{name}": tensor for name, tensor in tower.head.state_dict().items()}
-    scale = adapter_scale(tower)
+    scale = adapter_scale(tower.model)
     if scale is not None:
         tensors["adapter.scale"] = torch.tensor([scale])
     return _fingerprint(tensors)

@@ -22,14 +22,8 @@ from transformers import (
     UMT5Config,
 )
 
+from gazetteer.adapters import load_adapters, save_model
 from gazetteer.errors import CheckpointError
-from gazetteer.retriever.adapters import (
-    forget_adapters,
-    has_adapters,
-    load_adapters,
-    save_adapters,
-    without_adapters,
-)
 from gazetteer.retriever.dual_encoder import DualEncoder
 from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, EmbeddingBatch, Pooling, TextEncoder
 from gazetteer.retriever.head import NewHead, save_head
@@ -102,7 +96,7 @@ def load_retriever(
         head = copy.deepcopy(way.heads[min(number, len(way.heads) - 1)]) if way.heads else None
         made = TextEncoder(model, pooling=way.pooling, normalize=way.normalize, head=head)
         if fill is None:
-            load_adapters(made, Path(name))
+            load_adapters(made.model, Path(name))
         return made.to(dtype)
 
     try:
@@ -247,12 +241,7 @@ def save_retriever(
 
 
 def _save_tower(tower: TextEncoder, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    if has_adapters(tower):
-        without_adapters(tower.model).save_pretrained(folder)
-        save_adapters(tower, folder)
-    else:
-        tower.model.save_pretrained(folder)
-        forget_adapters(folder)
+    save_model(tower.model, folder)
     tokenizer.save_pretrained(folder)
     if tower.head is not None:
         save_head(tower.head, folder)

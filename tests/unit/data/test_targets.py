@@ -7,7 +7,13 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
-from gazetteer.data.targets import IGNORED, TargetTokenizer
+from gazetteer.data.targets import (
+    IGNORED,
+    ContinuationTokenizer,
+    TargetTokenizer,
+    strip_sentinels,
+)
+from tests.support.tiny_causal import causal_tokenizer
 from tests.support.tiny_models import reader_tokenizer
 
 START, END, PAD = 0, 1, 0
@@ -107,3 +113,40 @@ def test_no_targets_are_an_empty_batch(
     encoded = targets.encode([], [])
     assert encoded.labels.shape == encoded.decoder_input_ids.shape == (0, 0)
     assert encoded.prompts == ()
+
+
+def test_a_continuation_is_the_text_after_the_prompt_and_then_the_end() -> None:
+    tokenizer = causal_tokenizer()
+    targets = ContinuationTokenizer(
+        tokenizer, decoder_start_id=0, decoder_prompt_format="\n{query}", max_length=30
+    )
+    encoded = targets.encode(
+        ["question: where? answer: <extra_id_0>"] * 2, ["<extra_id_0> north lake", ""]
+    )
+    assert tokenizer.decode(encoded.prompts[0]) == "\nquestion: where? answer:"
+    kept = _kept(encoded.labels)
+    assert tokenizer.decode(kept[0]) == " north lake<|end|>" and kept[0].count(2) == 1
+    assert kept[1] == [2]
+    # One sequence: what goes in is what comes out, shifted, with the context's place before it.
+    whole = [*encoded.prompts[0], *kept[0]]
+    assert encoded.decoder_input_ids[0, : len(whole)].tolist() == [0, *whole[:-1]]
+
+
+def test_a_continuation_adds_a_space_only_where_two_words_would_run_together() -> None:
+    tokenizer = causal_tokenizer()
+    chat = ContinuationTokenizer(
+        tokenizer, decoder_start_id=0, decoder_prompt_format="{query}<|end|>\n"
+    )
+    (ids,) = _kept(chat.encode(["q"], ["<extra_id_0> lake<|end|>"]).labels)
+    assert tokenizer.decode(ids) == "lake<|end|>"
+    # Metaspace puts a space before every text by itself.
+    spaced = reader_tokenizer()
+    targets = ContinuationTokenizer(spaced, decoder_start_id=0, decoder_prompt_format="{query}")
+    (ids,) = _kept(targets.encode(["q"], ["<extra_id_0> lake"]).labels)
+    assert ids == [*_ids(spaced, "lake"), END]
+
+
+def test_sentinels_go_and_white_space_stays() -> None:
+    assert strip_sentinels("question: a\n b answer: <extra_id_0>") == "question: a\n b answer:"
+    assert strip_sentinels("<extra_id_0> two  words") == "two  words"
+    assert strip_sentinels("none") == "none"

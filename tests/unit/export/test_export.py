@@ -12,6 +12,7 @@ import yaml
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from gazetteer.adapters import LoraSettings, add_adapters
 from gazetteer.errors import CheckpointError
 from gazetteer.export import folders
 from gazetteer.export.__main__ import main
@@ -21,7 +22,6 @@ from gazetteer.export.trained import open_trained
 from gazetteer.files import write_manifest
 from gazetteer.options import options_from_dict, save_options
 from gazetteer.retriever import DualEncoder, save_retriever
-from gazetteer.retriever.adapters import LoraSettings, add_adapters
 from gazetteer.retriever.head import NewHead
 from tests.support.tiny_models import reader_tokenizer, retriever_tokenizer
 from tests.unit.retriever.test_adapters import move_adapters
@@ -75,7 +75,7 @@ def test_untied_towers_with_adapters_are_a_folder_each(
     model = load(retriever_folder, new_head=NewHead(output_dim=8))
     model.untie()
     move(model.query_tower)
-    add_adapters(model.query_tower, LoraSettings(rank=2, alpha=4.0))
+    add_adapters(model.query_tower.model, LoraSettings(rank=2, alpha=4.0))
     move_adapters(model.query_tower)
     saved = checkpoint(tmp_path, model)
     assert main([str(saved), "--output", str(tmp_path / "out")]) == 0

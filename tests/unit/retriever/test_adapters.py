@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import AutoModel, T5Model
 
-from gazetteer.errors import CheckpointError, OptionError
-from gazetteer.retriever import DualEncoder, save_retriever, tower_fingerprint
-from gazetteer.retriever.adapters import (
+from gazetteer.adapters import (
     LoraSettings,
     add_adapters,
     are_as_asked,
     has_adapters,
-    merge_adapters,
+    without_adapters,
 )
+from gazetteer.errors import CheckpointError, OptionError
+from gazetteer.retriever import DualEncoder, save_retriever, tower_fingerprint
 from gazetteer.retriever.encoder import TextEncoder
 from gazetteer.retriever.head import NewHead
 from tests.support.tiny_models import reader_tokenizer, retriever_tokenizer
@@ -47,7 +47,7 @@ def move_adapters(tower: TextEncoder) -> None:
 
 def adapted(folder: Path, **how: Any) -> DualEncoder:
     model = load(folder, **how)
-    add_adapters(model.query_tower, LORA)
+    add_adapters(model.query_tower.model, LORA)
     move_adapters(model.query_tower)
     return model
 
@@ -60,14 +60,14 @@ def save(model: DualEncoder, kind: str, folder: Path) -> Path:
 
 def test_new_adapters_change_nothing_but_what_learns(kind: str, folder: Path) -> None:
     plain, model = load(folder), load(folder, new_head=None)
-    add_adapters(model.query_tower, LORA)
+    add_adapters(model.query_tower.model, LORA)
     expected, found = (m.embed_for_search(token_lists(kind)) for m in (plain, model))
     assert torch.equal(expected, found)
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     assert learning and all("lora_" in name for name in learning)
-    assert are_as_asked(model.query_tower, LORA)
-    assert not are_as_asked(model.query_tower, LoraSettings(rank=2, alpha=4.0))
-    assert not are_as_asked(plain.query_tower, LORA)
+    assert are_as_asked(model.query_tower.model, LORA)
+    assert not are_as_asked(model.query_tower.model, LoraSettings(rank=2, alpha=4.0))
+    assert not are_as_asked(plain.query_tower.model, LORA)
 
 
 def test_only_adapters_and_head_get_a_gradient(kind: str, folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_first_weights_depend_on_the_seed_alone(kind: str, folder: Path) -> None
     for seed in (5, 5, 6):
         torch.manual_seed(len(prints))
         model = load(folder)
-        add_adapters(model.query_tower, LoraSettings(rank=2, alpha=3.0, seed=seed))
+        add_adapters(model.query_tower.model, LoraSettings(rank=2, alpha=3.0, seed=seed))
         prints.append(tower_fingerprint(model.query_tower))
     assert prints[0] == prints[1] != prints[2]
 
@@ -100,7 +100,7 @@ def test_adapters_come_back_with_the_same_bits(
             folder, new_head=NewHead(output_dim=4), normalize=True
         ).query_tower
     loaded = load(save(model, kind, tmp_path))
-    assert (loaded.is_tied, has_adapters(loaded.passage_tower)) == (is_tied, is_tied)
+    assert (loaded.is_tied, has_adapters(loaded.passage_tower.model)) == (is_tied, is_tied)
     for name in ("query_tower", "passage_tower"):
         before, after = (getattr(m, name) for m in (model, loaded))
         assert tower_fingerprint(before) == tower_fingerprint(after)
@@ -141,24 +141,24 @@ def test_merged_adapters_leave_an_ordinary_tower(tmp_path: Path, kind: str, fold
     model = adapted(folder)
     expected = model.embed_for_search(token_lists(kind))
     save(model, kind, tmp_path)
-    merge_adapters(model.query_tower)
+    model.query_tower.model = without_adapters(model.query_tower.model)
     torch.testing.assert_close(model.embed_for_search(token_lists(kind)), expected)
     assert all(p.requires_grad for p in model.parameters())
     # Written over a tower with adapters, none are left.
-    assert not has_adapters(load(save(model, kind, tmp_path)).query_tower)
+    assert not has_adapters(load(save(model, kind, tmp_path)).query_tower.model)
 
 
 def test_the_fingerprint_knows_how_much_adapters_count(folder: Path) -> None:
     models = [load(folder), load(folder)]
     for model, alpha in zip(models, (3.0, 4.0), strict=True):
-        add_adapters(model.query_tower, LoraSettings(rank=2, alpha=alpha))
+        add_adapters(model.query_tower.model, LoraSettings(rank=2, alpha=alpha))
     first, second = (tower_fingerprint(model.query_tower) for model in models)
     assert first != second
 
 
 def test_in_bfloat16_adapters_are_too(tmp_path: Path, kind: str, folder: Path) -> None:
     model = load(folder, torch.bfloat16)
-    add_adapters(model.query_tower, LORA)
+    add_adapters(model.query_tower.model, LORA)
     move_adapters(model.query_tower)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     loaded = load(save(model, kind, tmp_path), torch.bfloat16)
@@ -169,16 +169,18 @@ def test_layers_by_name(kind: str, folder: Path) -> None:
     names = {"bert": ("key",), "t5": ("k", "o")}[kind]
     model = load(folder)
     settings = LoraSettings(rank=2, alpha=3.0, modules=names)
-    add_adapters(model.query_tower, settings)
+    add_adapters(model.query_tower.model, settings)
     found = {
         n.split(".lora_")[0].split(".")[-1] for n, _ in model.named_parameters() if "lora_" in n
     }
     assert found == set(names)
-    assert are_as_asked(model.query_tower, settings)
-    assert not are_as_asked(model.query_tower, LoraSettings(rank=2, alpha=3.0, modules=("v",)))
+    assert are_as_asked(model.query_tower.model, settings)
+    assert not are_as_asked(
+        model.query_tower.model, LoraSettings(rank=2, alpha=3.0, modules=("v",))
+    )
     with pytest.raises(OptionError, match=r"--lora_modules: .*nothing") as caught:
         add_adapters(
-            load(folder).query_tower, LoraSettings(rank=2, alpha=3.0, modules=("nothing",))
+            load(folder).query_tower.model, LoraSettings(rank=2, alpha=3.0, modules=("nothing",))
         )
     assert "\n" not in str(caught.value)
 
@@ -191,14 +193,7 @@ def test_damaged_adapters_are_named(tmp_path: Path, kind: str, folder: Path) -> 
 
 
 def test_without_peft_it_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def missing(name: str, *rest: Any) -> Any:
-        if name == "peft":
-            raise ImportError(name)
-        return original(name, *rest)
-
     model = load(folder)
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(OptionError, match=r"pip install gazetteer\[dense\] \(--lora_rank\)"):
-        add_adapters(model.query_tower, LORA)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(OptionError, match=r"LoRA \(--lora_rank.*pip install gazetteer\[dense\]"):
+        add_adapters(model.query_tower.model, LORA)
