@@ -12,16 +12,13 @@ that was stopped, and given in two terminals at once it is done by two processes
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -37,6 +34,7 @@ from joint_pretraining_plan import (
     Study,
 )
 from sample_lines import sample
+from study_parts import once
 
 from gazetteer.errors import GazetteerError
 from gazetteer.evaluation.run import evaluate
@@ -98,32 +96,6 @@ def run_part(study: Study, part: Part) -> None:
         run_command(command)
     if not part.is_kept:
         shutil.rmtree(experiment / "checkpoint")
-
-
-@contextmanager
-def taken(path: Path, *, waits: bool) -> Iterator[bool]:
-    """Whether this process alone holds the lock; it is freed with the process, if not before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def once(folder: Path, name: str, work: Callable[[], None], *, waits: bool) -> None:
-    """Do some work and note its seconds, unless that is done, or another process is at it."""
-    done = folder / "seconds" / name
-    with taken(folder / "locks" / name, waits=waits) as is_ours:
-        if not is_ours or done.exists():
-            return
-        print(f"{time.strftime('%T')} {name}", flush=True)
-        started = time.monotonic()
-        work()
-        done.parent.mkdir(exist_ok=True)
-        done.write_text(f"{time.monotonic() - started:.0f}\n")
 
 
 def run_study(study: Study) -> None:

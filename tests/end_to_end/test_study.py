@@ -89,11 +89,12 @@ def test_it_runs_and_reports_every_row_and_goes_on_where_it_was_stopped(
 def test_what_another_process_does_is_left_to_it(
     world: Path, study: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with study.taken(world / "locks" / "part", waits=False) as is_ours:
+    parts = sys.modules["study_parts"]
+    with parts.taken(world / "locks" / "part", waits=False) as is_ours:
         assert is_ours
-        study.once(world, "part", lambda: pytest.fail("done twice"), waits=False)
-    study.once(world, "part", lambda: None, waits=True)
-    study.once(world, "part", lambda: pytest.fail("done twice"), waits=True)
+        parts.once(world, "part", lambda: pytest.fail("done twice"), waits=False)
+    parts.once(world, "part", lambda: None, waits=True)
+    parts.once(world, "part", lambda: pytest.fail("done twice"), waits=True)
     assert capsys.readouterr().out.split()[1:] == ["part"]
 
 
