@@ -24,7 +24,17 @@ from pathlib import Path
 
 import dense_training_report
 from dense_training_data import read_beir, read_nq, write_collection
-from dense_training_plan import COLLECTIONS, METHODS, Collection, Command, Part, Study
+from dense_training_plan import (
+    COLLECTIONS,
+    IN_BATCH,
+    METHODS,
+    MINED,
+    UNIT,
+    Collection,
+    Command,
+    Part,
+    Study,
+)
 from first_layers import write_first_layers
 from study_parts import once
 from transformers import AutoConfig
@@ -183,6 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    for unit in ("", UNIT):
+        if unit + MINED in options.methods and unit + IN_BATCH not in options.methods:
+            parser.error(
+                f"--methods {unit}{MINED} needs {unit}{IN_BATCH}, which finds its negatives"
+            )
     study = study_of(options)
     if options.print:
         print(*(command for part in study.parts() for command in part.commands), sep="\n")

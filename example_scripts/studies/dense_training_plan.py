@@ -11,7 +11,9 @@ from dense_training_data import VALIDATION
 
 START = "start"
 IN_BATCH, RANDOM, BM25, MINED, LOOP, LEAD = "batch", "random", "bm25", "mined", "loop", "lead"
-METHODS = (IN_BATCH, RANDOM, BM25, MINED, LOOP, LEAD)
+UNIT = "unit-"
+"""Before the name of a way to train: with embeddings of length 1, and a temperature to match."""
+METHODS = (IN_BATCH, BM25, LOOP, MINED, LEAD, RANDOM, UNIT + IN_BATCH, UNIT + BM25, UNIT + MINED)
 TEACHER = "teacher"
 ALONE = BM25
 """The student alone, with which LEAD is compared: the same in everything but the teacher."""
@@ -37,7 +39,7 @@ class Collection:
 
 
 COLLECTIONS = (
-    Collection("nq", parts=3, held_out=("0",), steps=120, max_tokens=48),
+    Collection("nq", parts=3, held_out=("0",), steps=90, max_tokens=48),
     Collection("cranfield", parts=2, held_out=("0", "1"), steps=30, max_tokens=64),
     Collection("cisi", parts=2, held_out=("0", "1"), steps=30, max_tokens=64),
 )
@@ -162,9 +164,11 @@ class Study:
         """One training, and a search for all queries with what it made."""
         data, name = self.data(collection), f"{collection.name}-{held}-{method}-{seed}"
         commands, needs = [], [f"{collection.name}-{held}-lines"]
+        unit, method = UNIT if method.startswith(UNIT) else "", method.removeprefix(UNIT)
         lines = RANDOM if method == RANDOM else BM25
         if method == MINED:
-            lines, source = f"{MINED}-{seed}", f"{collection.name}-{held}-{IN_BATCH}-{seed}"
+            lines = f"{unit}{MINED}-{seed}"
+            source = f"{collection.name}-{held}-{unit}{IN_BATCH}-{seed}"
             commands.append(self._hard_lines(collection, held, lines, source))
             needs.append(source)
         suffix = "" if method == RANDOM else ".hn"
@@ -178,12 +182,14 @@ class Study:
             warmup_ratio=0.1, scheduler="linear", weight_decay=0, epsilon=1e-8, dropout=0.1,
             log_freq=10, eval_freq=10**6, save_freq=10**6,
         )  # fmt: skip
+        if unit:
+            words += flags(retriever_normalize=True, dense_temperature=0.05)
         if method == LOOP:
             words += self._mining(self.steps or collection.steps)
         if method == LEAD:
             words += flags(
-                teacher=self.teacher, teacher_kind="de", teacher_temperature=0.5,
-                distill_layer_num=2, layer_score_reweight=True,
+                teacher=self.teacher, teacher_kind="de", distill_layer_num=2,
+                layer_selection="last", layer_score_reweight=True, layer_temperature=1,
             )  # fmt: skip
         commands.append(Command("train.py", (*words, *self.more)))
         trained = self.folder / "experiments" / name / "checkpoint" / "latest" / "retriever"
@@ -197,10 +203,10 @@ class Study:
         return self.folder / "experiments" / f"found-{name}" / "queries-step-0.trec"
 
     def _mining(self, steps: int) -> list[str]:
-        """Negatives out of the index of the start, and again after each third of the steps."""
+        """Negatives out of the index of the start, and anew after half of the steps."""
         return flags(
             mine_negatives=20, mine_depth=30, mine_new_texts=True,
-            refresh_index=max(steps // 3, 1),
+            refresh_index=max(steps // 2, 1),
         )  # fmt: skip
 
     def _hard_lines(self, collection: Collection, held: str, name: str, source: str) -> Command:

@@ -24,6 +24,7 @@ from dense_training_plan import (
     RANDOM,
     START,
     TEACHER,
+    UNIT,
 )
 from joint_pretraining_report import spread, table
 
@@ -44,6 +45,9 @@ NAMES = {
     MINED: "and hard ones from the index",
     LOOP: "and hard ones, mined in the loop",
     LEAD: "by BM25, with LEAD",
+    UNIT + IN_BATCH: "length 1: in-batch",
+    UNIT + BM25: "length 1: and hard ones by BM25",
+    UNIT + MINED: "length 1: and hard ones from the index",
     TEACHER: "LEAD's teacher",
 }
 """Rows of the tables, in their order."""
@@ -54,6 +58,8 @@ PAIRS = (
     (BM25, IN_BATCH), (MINED, IN_BATCH), (LOOP, IN_BATCH),
     (BM25, RANDOM), (MINED, RANDOM), (LOOP, RANDOM),
     (LEAD, ALONE),
+    (UNIT + BM25, UNIT + IN_BATCH),
+    (UNIT + MINED, UNIT + IN_BATCH), (UNIT + IN_BATCH, IN_BATCH), (UNIT + BM25, BM25),
 )  # fmt: skip
 """What is set against what, seed by seed."""
 
