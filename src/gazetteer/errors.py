@@ -39,6 +39,12 @@ class LaunchError(GazetteerError):
     """The processes could not be brought together."""
 
 
+class PeerLostError(LaunchError):
+    """Another worker is gone, or has failed; the message names its rank and machine."""
+
+    exit_code = TRY_AGAIN
+
+
 class TrainingDivergedError(GazetteerError):
     """Too many non-finite steps in a row."""
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support.ranks import free_port
 
@@ -43,6 +47,7 @@ def start_as_srun(tasks: str, *arguments: str, job: int) -> list[subprocess.Pope
                 SLURM_PROCID=rank,
                 SLURM_LOCALID=local,
                 SLURM_NODEID=node,
+                SLURMD_NODENAME=f"n{node + 1}",
             ),
             stderr=subprocess.PIPE,
             text=True,
@@ -78,14 +83,38 @@ def test_a_step_of_srun_meets_on_the_chosen_interface_only(tmp_path: Path) -> No
     assert len(seen[0]["listening"]) == len(seen[1]["listening"]) + 1
 
 
-def test_a_rank_that_crashes_ends_the_others_at_once(tmp_path: Path) -> None:
-    main, crashed = ends(start_as_srun("2", str(tmp_path), "crash", job=os.getpid()))
-    assert crashed[0] == 1
-    assert crashed[1].rstrip().endswith("RuntimeError: rank 1 crashes")
-    assert main == (0, "")
-    (report,) = reports(tmp_path)
-    assert report["sum"] is None
-    assert report["seconds"] < 60  # The collective timeout is 300.
+@pytest.mark.parametrize(
+    ("ending", "code", "reason"),
+    [("crash", 1, "RuntimeError: rank 1 crashes"), ("refuse", 2, "f.jsonl:1: no text")],
+)
+def test_a_rank_that_fails_ends_the_others_with_its_own_exit_code(
+    tmp_path: Path, ending: str, code: int, reason: str
+) -> None:
+    begin = time.monotonic()
+    main, failed = ends(start_as_srun("1,1", str(tmp_path), ending, job=os.getpid()))
+    assert failed[0] == main[0] == code
+    assert failed[1].rstrip().endswith(reason)
+    assert main[1].splitlines()[-1] == f"launch_program: rank 1 on n2 failed: {reason}"
+    assert time.monotonic() - begin < 120  # The collective timeout is 300.
+
+
+@pytest.mark.parametrize(("ending", "timeout"), [("kill", 300), ("freeze", 8)])
+def test_a_lost_rank_is_named_and_worth_another_try(
+    tmp_path: Path, ending: str, timeout: int
+) -> None:
+    processes = start_as_srun("1,1", str(tmp_path), ending, str(timeout), job=os.getpid())
+    begin = time.monotonic()
+    try:
+        _, said = processes[0].communicate(timeout=200)
+    finally:
+        processes[1].kill()
+        processes[1].communicate()
+    assert processes[0].returncode == 75, said
+    found = re.fullmatch(
+        r"launch_program: rank 1 on n2 was not heard of for (\d+) s", said.splitlines()[-1]
+    )
+    assert found is not None, said
+    assert time.monotonic() - begin < 150
 
 
 def test_torchrun_starts_the_ranks_and_starts_them_again(tmp_path: Path) -> None:

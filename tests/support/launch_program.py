@@ -1,22 +1,25 @@
 """A program for tests to start: it joins its peers, sums their ranks and says what it saw.
 
-    launch_program.py FOLDER [crash_first | crash]
+    launch_program.py FOLDER [crash_first | crash | refuse | kill | freeze] [COLLECTIVE_TIMEOUT]
 
-Rank 1 crashes after it met the others: always, or only the first time torchrun starts it.
+After it met the others, rank 1 crashes (with `crash_first` at torchrun's first start only), ends
+with a user's error, is killed, or falls silent with its connections open, as behind a cut cable.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from gazetteer.distributed.collectives import all_reduce_sum
 from gazetteer.distributed.launch import process_group
+from gazetteer.errors import DataError
+from gazetteer.one_line_errors import exit_code
 
 LISTENING = "0A"
 
@@ -35,28 +38,30 @@ def listening_addresses() -> list[str]:
     return found
 
 
-def main(folder: Path, crash: str = "") -> None:
+def main(folder: Path, ending: str = "", timeout: str = "300") -> None:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    with process_group(collective_timeout_seconds=300, rendezvous_timeout_seconds=120) as ranks:
-        if ranks.rank == 1 and (crash == "crash" or (crash == "crash_first" and attempt == "0")):
-            raise RuntimeError("rank 1 crashes")
-        start = time.monotonic()
-        try:
-            total = all_reduce_sum(torch.tensor([float(ranks.rank)])).item()
-        except RuntimeError:
-            total = None
+    with process_group(
+        collective_timeout_seconds=int(timeout), rendezvous_timeout_seconds=120
+    ) as ranks:
+        if ranks.rank == 1:
+            end(ending, attempt)
         report = {
             "ranks": [ranks.rank, ranks.local_rank, ranks.world_size, ranks.local_world_size],
-            "attempt": attempt,
-            "sum": total,
-            "seconds": time.monotonic() - start,
+            "sum": all_reduce_sum(torch.tensor([float(ranks.rank)])).item(),
             "interface": os.environ["GLOO_SOCKET_IFNAME"],
             "listening": listening_addresses(),
         }
         (folder / f"{attempt}.{ranks.rank}.json").write_text(json.dumps(report))
-        # Nobody leaves before all have looked at their sockets.
-        all_reduce_sum(torch.zeros(1)) if total is not None else None
+
+
+def end(ending: str, attempt: str) -> None:
+    if ending == "crash" or (ending == "crash_first" and attempt == "0"):
+        raise RuntimeError("rank 1 crashes")
+    if ending == "refuse":
+        raise DataError("f.jsonl:1: no text")
+    if ending in ("kill", "freeze"):
+        os.kill(os.getpid(), signal.SIGKILL if ending == "kill" else signal.SIGSTOP)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    sys.exit(exit_code("launch_program", lambda: main(Path(sys.argv[1]), *sys.argv[2:])))

@@ -29,6 +29,7 @@ from gazetteer.distributed.slurm import (
     tasks_of_allocation,
     tasks_of_nodes,
 )
+from gazetteer.distributed.watch import watched
 from gazetteer.errors import LaunchError, OptionError
 from gazetteer.records import Ranks
 
@@ -152,7 +153,7 @@ def process_group(
     One process has no process group at all, nor have those set aside: the last ones by rank, they
     only stay in touch with rank 0 (see set_aside.py), and collectives are among the others. On an
     error no further collective is tried: the others would wait for it. They notice the closed
-    connection, or run into the collective timeout.
+    connection, or run into the collective timeout, and learn whose fault it was (see watch.py).
 
     Args:
         local_rank: see `plan_launch`.
@@ -164,6 +165,7 @@ def process_group(
 
     Raises:
         LaunchError: the processes could not be brought together.
+        PeerLostError: another of them is gone, or has failed.
         OptionError: `set_aside` leaves none of them; the same error in every process.
     """
     plan = plan_launch(os.environ, local_rank=local_rank, main_port=main_port)
@@ -180,11 +182,13 @@ def process_group(
             yield ranks
             return
         _connect(store, ranks, timedelta(seconds=collective_timeout_seconds))
-        try:
-            yield ranks
-        except BaseException:
-            _abandon()
-            raise
+        with watched(store, ranks, collective_timeout_seconds):
+            try:
+                yield ranks
+                barrier()  # Who leaves early closes connections that others still use.
+            except BaseException:
+                _abandon()
+                raise
         dist.destroy_process_group()
 
 
