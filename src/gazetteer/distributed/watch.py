@@ -110,7 +110,7 @@ class PeerWatch:
         patience_seconds: float,
         end: Callable[[Loss], None] | None = None,
     ) -> None:
-        self._store = store.clone()
+        self._store: dist.Store = store.clone()  # pyright: ignore[reportAttributeAccessIssue]
         self._rank = rank
         self._peers = [peer for peer in range(world_size) if peer != rank]
         self._watched = self._peers if rank == 0 else [0]
