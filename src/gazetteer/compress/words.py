@@ -6,6 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from gazetteer.reader.loading import is_decoder_only
+
 QUERY_TOKENS = 64
 """Room for the query beside a passage."""
 RUN = "training"
@@ -26,12 +28,19 @@ def steps_of(examples: int, batch: int, epochs: int, most: int | None) -> int:
 
 
 def model_words(values: argparse.Namespace) -> list[str]:
-    """Flags of `train.py` and `evaluate.py` that say what the models are."""
+    """Flags of `train.py` and `evaluate.py` that say what the models are.
+
+    Raises:
+        CheckpointError: there is no such generator.
+    """
     tokens = values.num_memory_tokens * values.compression_rate
+    # A decoder-only reader is asked after its passages.
+    is_asked_later = is_decoder_only(values.generator_model)
     layout = "context: {text}"
     words = ["--reader_model_type", values.generator_model, "--precision", values.precision]
     words += ["--dropout", "0", "--seed", str(values.seed)]
     words += ["--text_maxlength", str(tokens + QUERY_TOKENS)]
+    words += ["--encoder_format", "\n{text}" if is_asked_later else f"{{query}} {layout}"]
     words += ["--compressor_format", layout if values.query_independent else f"{{query}} {layout}"]
     words += ["--num_memory_tokens", str(values.num_memory_tokens)]
     words += ["--compression_rate", str(values.compression_rate)]
