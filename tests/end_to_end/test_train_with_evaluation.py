@@ -111,7 +111,7 @@ def test_the_same_command_goes_on_and_a_t5_learns_as_well(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "--train_data full_dataset.json --num_epochs 1 --compressor_type n_layers "
-    words += "--num_layers 1 --enable_reranking --no_scoreboard --eval_steps 2"
+    words += "--num_layers 1 --enable_reranking --lora_rank 0 --no_scoreboard --eval_steps 2"
     assert run(f"{words} --max_steps 2", generator="t5") == 0
     assert run(words, generator="t5") == 0
     log = (world / "training_with_eval" / "training" / "run.log").read_text()

@@ -17,6 +17,7 @@ COMPARISON, CURVES, SPEED = (
     "speed_comparison.png",
 )
 BARS = {"exact_match_avg": "exact match", "token_f1_avg": "token F1", "rouge_l_avg": "ROUGE-L"}
+EXTRA = "gazetteer[compress]"
 RED, GREEN, GREY = "#c0392b", "#27ae60", "#7f8c8d"
 
 
@@ -26,8 +27,8 @@ def figures() -> Any:  # noqa: ANN401 - a module
     Raises:
         OptionError: matplotlib is not installed.
     """
-    import_optional("matplotlib", "plots need matplotlib").use("Agg")
-    return import_optional("matplotlib.pyplot", "plots need matplotlib")
+    import_optional("matplotlib", "plots need matplotlib", EXTRA).use("Agg")
+    return import_optional("matplotlib.pyplot", "plots need matplotlib", EXTRA)
 
 
 def moving_average(values: Sequence[float]) -> np.ndarray:

@@ -75,6 +75,7 @@ def _add_models(parser: SeedParser) -> None:
     parser.add_switch("--query_independent", "the compressor does not see the query")
     parser.add_switch("--enable_reranking", "learn the records' reranking_scores, weight 0.05")
     add("--generator_model", default=GENERATOR, help="decoder-only or T5: hub name, folder, GGUF")
+    add("--lora_rank", type=int, default=16, help="adapters of the generator; 0 = all its weights")
     add("--precision", choices=("bf16", "fp32", "fp16"), default="bf16")
     parser.add_switch("--gradient_checkpointing", "less memory, more time")
 

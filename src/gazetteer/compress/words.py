@@ -78,6 +78,8 @@ def train_words(values: argparse.Namespace, steps: int) -> list[str]:
     words += ["--log_freq", str(min(values.logging_steps, steps))]
     words += ["--eval_freq", str(values.eval_steps)]
     words += ["--save_freq", str(values.save_steps or values.eval_steps)]
+    if values.lora_rank:
+        words += ["--reader_lora_rank", str(values.lora_rank), "--reader_lora_dropout", "0.1"]
     if values.enable_reranking:
         words += ["--rerank_target", "file", "--rerank_weight", "0.05"]
     if values.gradient_checkpointing:
