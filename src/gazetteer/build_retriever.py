@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,8 +21,8 @@ from gazetteer.reader.loading import DTYPES, enable_gradient_checkpointing
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever
 from gazetteer.retriever.head import NewHead
-from gazetteer.retriever.loading import Fill
-from gazetteer.retriever.ways import Asked
+from gazetteer.retriever.loading import Fill, find_source
+from gazetteer.retriever.ways import DEFAULT_POOLING, Asked
 
 logger = logging.getLogger(__name__)
 
@@ -136,3 +137,11 @@ def asked_of_towers(options: Options) -> Asked:
         encoder_only=towers.encoder_only,
         new_head=head,
     )
+
+
+def asked_of_teacher(options: Options, name: str) -> Asked:
+    """How a teacher embeds: as its folder says; where that says nothing, as the student."""
+    source, asked = find_source(name), asked_of_towers(options)
+    if source.noted is None and source.suggested is None:
+        return replace(asked, new_head=None)
+    return Asked(pooling=DEFAULT_POOLING, normalize=False, encoder_only=False, new_head=None)

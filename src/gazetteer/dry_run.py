@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gazetteer import build
 from gazetteer.build_reader import require_possible
-from gazetteer.build_retriever import asked_of_towers
+from gazetteer.build_retriever import asked_of_teacher, asked_of_towers
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
 from gazetteer.collection_options import searches_collections
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint
@@ -34,6 +34,8 @@ from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.ir.lines import ON_BAD
 from gazetteer.ir.training_formats import read_training_lines
+from gazetteer.lead.states import layer_count
+from gazetteer.lead.teachers import ranker_on_meta
 from gazetteer.options import Options
 from gazetteer.reader.causal_loading import model_source
 from gazetteer.reader.loading import HUB_NAMES, NOT_LOADABLE, cannot_load, reader_class
@@ -83,12 +85,13 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
     if passages is not None:
         yield f"passages: about {passages:,}"
     reader, retriever = _sizes(options)
+    teacher = _teacher_size(options)
     if options.index.load_index_path and retriever is not None:
         _check_index(options, retriever.dim)
-    for name, size in (("reader", reader), ("retriever", retriever)):
+    for name, size in (("reader", reader), ("retriever", retriever), ("teacher", teacher)):
         if size is not None:
             yield f"{name}: {size.weights / 1e6:.1f} M weights"
-    yield from _needs(options, ranks, passages, reader, retriever)
+    yield from _needs(options, ranks, passages, reader, retriever, teacher)
 
 
 def _check_port(options: Options, ranks: Ranks) -> None:
@@ -196,12 +199,40 @@ def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
         require_possible(options, source)
         reader = _reader_size(source, atlas)
     if not options.data.use_file_passages:
-        source = options.retriever.retriever_model_path
-        saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
-        if saved is not None and saved.is_dir():
-            source = str(saved)
-        retriever = _retriever_size(source, options, atlas)
+        retriever = _retriever_size(_retriever_source(options, checkpoint), options, atlas)
     return reader, retriever
+
+
+def _retriever_source(options: Options, checkpoint: Path | None) -> str:
+    saved = checkpoint / build.RETRIEVER_FOLDER if checkpoint else None
+    is_saved = saved is not None and saved.is_dir()
+    return str(saved) if is_saved else options.retriever.retriever_model_path
+
+
+def _teacher_size(options: Options) -> ModelSize | None:
+    """Count a teacher's weights; it needs as many layers as are compared, as the student does."""
+    lead, name = options.lead, options.lead.teacher
+    if name is None:
+        return None
+    if lead.teacher_kind == "de":
+        teacher = tower_on_meta(name, asked_of_teacher(options, name)).model
+        _check_towers(name, "teacher")
+    else:
+        teacher = _ranker(name, "teacher")
+    student = _retriever_source(options, build.model_folder(options))
+    layers = (tower_on_meta(student, asked_of_towers(options)).model, teacher)
+    build.build_chooser(
+        options, "distill_layer_num", lead.distill_layer_num, *map(layer_count, layers)
+    )
+    return _counted(teacher, teacher.config.hidden_size, "teacher", teacher, None)
+
+
+def _ranker(name: str, what: str) -> PreTrainedModel:
+    """The transformer of a late-interaction model or a cross-encoder, without weights."""
+    model = ranker_on_meta(name)
+    for part in FILES:
+        _check_files(Path(name), what, part=part)
+    return model
 
 
 def _check_files(folder: Path, what: str, *, part: str) -> None:
@@ -230,12 +261,19 @@ def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
 
 def _retriever_size(name: str, options: Options, atlas: AtlasCheckpoint | None) -> ModelSize:
     """Count a tower's weights; those of Atlas's checkpoint have to fit it."""
+    if options.lead.retriever_kind != "de":
+        model = _ranker(name, "retriever")
+        return _counted(model, model.config.hidden_size, "retriever", model, None)
     tower = tower_on_meta(name, asked_of_towers(options))
+    _check_towers(name, "retriever")
+    return _counted(tower, tower.embedding_dim, "retriever", tower.model, atlas)
+
+
+def _check_towers(name: str, what: str) -> None:
     source = find_source(name)
     for folder in source.towers:
-        _check_files(Path(folder), "retriever", part="weights")
-    _check_files(Path(source.tokenizer), "retriever", part="tokenizer")
-    return _counted(tower, tower.embedding_dim, "retriever", tower.model, atlas)
+        _check_files(Path(folder), what, part="weights")
+    _check_files(Path(source.tokenizer), what, part="tokenizer")
 
 
 def _counted(
@@ -254,6 +292,7 @@ def _needs(
     passages: int | None,
     reader: ModelSize | None,
     retriever: ModelSize | None,
+    teacher: ModelSize | None,
 ) -> Iterator[str]:
     """Memory of one worker without activations, and disk."""
     trains = bool(options.data.train_data)
@@ -261,6 +300,7 @@ def _needs(
     for size, is_trained in (
         (reader, trains),
         (retriever, trains and options.retriever.train_retriever),
+        (teacher, options.lead.train_teacher),
     ):
         if size is not None:
             held += size.weights * _bytes_per_weight(options, is_trained)

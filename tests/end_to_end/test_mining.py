@@ -87,6 +87,10 @@ def test_negatives_are_mined_anew_with_every_refresh(
     assert min(kept) >= 2
     log = (world / "experiments" / "whole" / "run.log").read_text()
     assert log.count("mined for 21 lines") == 3
+    report = json.loads((world / "experiments/whole/mining.json").read_text(encoding="utf-8"))
+    assert list(report) == ["0", "2", "4"]
+    assert report["4"]["negatives"] == 84
+    assert report["4"]["dropped"]["judged relevant"] > 0
     assert "dropped, judged relevant: " in log
 
 
@@ -106,6 +110,8 @@ def test_a_killed_run_goes_on_bit_for_bit(
     monkeypatch.undo()
     assert mine(world, name="killed", save_freq=1, mine_memory=0.5) == 0
     assert np.array_equal(mined(world, "killed", 6), mined(world, "whole", 6))
+    reports = [world / "experiments" / name / "mining.json" for name in ("killed", "whole")]
+    assert reports[0].read_text() == reports[1].read_text()
     assert same(weights(world, "killed", 6), whole)
     with pytest.raises(CheckpointError, match="4 negatives for each of 21 lines, in use are 5"):
         mine(world, name="killed", mine_negatives=5, total_steps=8)

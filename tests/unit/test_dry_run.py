@@ -20,6 +20,7 @@ from gazetteer.records import Ranks
 from tests.support.runs import make_world, options_of, run_evaluate
 from tests.support.saved_indexes import save_embedded
 from tests.support.tiny_data import passages, write_jsonl
+from tests.support.tiny_models import save_tiny_retriever
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +168,23 @@ def test_processes_set_aside_are_counted_and_their_disk_is_planned(world: Path) 
     text = "\n".join(lines(world, ranks=Ranks(world_size=3, set_aside=2), **flags))
     assert "workers: 3 on cpu, 2 more only embed" in text
     assert re.search(r"disk for .*/refresh: 0\.00 GiB, [\d.]+ GiB are free", text)
+
+
+def test_a_teacher_is_opened_and_must_have_the_layers_that_are_compared(
+    world: Path, tmp_path: Path
+) -> None:
+    teacher = save_tiny_retriever(tmp_path / "teacher", seed=3)
+    line = {"query": "who", "positives": [{"text": "a"}], "negatives": [{"text": "b"}]}
+    path = write_jsonl(tmp_path / "lines.jsonl", [line])
+    flags = {"task": "dense", "train_data": path, "eval_data": path}
+    flags |= {"teacher": teacher, "distill_layer_num": 2}
+    for kind in ("de", "cross"):
+        assert any(
+            each.startswith("teacher: 0.") for each in lines(world, teacher_kind=kind, **flags)
+        )
+    with pytest.raises(OptionError, match=r"--distill_layer_num \(9\) must be at most 2"):
+        lines(world, **flags | {"distill_layer_num": 9})
+    (teacher / "model.safetensors").unlink()
+    for kind in ("de", "colbert"):
+        with pytest.raises(CheckpointError, match=r"teacher '.*' cannot be loaded: no weights"):
+            lines(world, teacher_kind=kind, **flags)

@@ -57,6 +57,7 @@ def build_mining(
         SpecialTokens.of(tokenizer),
         settings,
         batches.use_negatives,
+        folder=options.experiment.folder,
         ranks=ranks,
         show_progress=shows_progress(options, ranks),
     )

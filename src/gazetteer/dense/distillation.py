@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer import build
-from gazetteer.build_retriever import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS, asked_of_teacher
 from gazetteer.data.sampling import Draw
 from gazetteer.dense.batches import DenseBatches
 from gazetteer.dense.line_store import LineStore
@@ -34,8 +34,6 @@ from gazetteer.options import Options
 from gazetteer.reader.loading import DTYPES
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder, EmbeddingBatch, load_retriever, save_retriever
-from gazetteer.retriever.loading import find_source
-from gazetteer.retriever.ways import DEFAULT_POOLING, PoolingName
 from gazetteer.training.state import Position
 
 TEACHER = "teacher"
@@ -133,17 +131,12 @@ def open_model(options: Options, ranks: Ranks, kind: str, name: str) -> Tokenise
 def _open_dual(
     options: Options, name: str, dtype: torch.dtype, batch: EmbeddingBatch, common: dict[str, Any]
 ) -> tuple[DualEncoder, PreTrainedTokenizerBase]:
-    """A dual encoder that embeds as its folder says; where that says nothing, as the student."""
-    pooling: PoolingName = options.retriever.retriever_pooling
-    normalize, encoder_only = options.retriever.retriever_normalize, options.towers.encoder_only
-    source = find_source(name)
-    if source.noted is not None or source.suggested is not None:
-        pooling, normalize, encoder_only = DEFAULT_POOLING, False, False
+    asked = asked_of_teacher(options, name)
     return load_retriever(
         name,
-        pooling=pooling,
-        normalize=normalize,
-        encoder_only=encoder_only,
+        pooling=asked.pooling,
+        normalize=asked.normalize,
+        encoder_only=asked.encoder_only,
         dtype=dtype,
         batch=batch,
         **common,

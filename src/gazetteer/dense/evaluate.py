@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from gazetteer.data.passage_rows import IDS_OF_OTHERS, SourceFormat
-from gazetteer.errors import OptionError
+from gazetteer.errors import DataError, OptionError
 from gazetteer.ir.answer_accuracy import accuracies, answer_positions
 from gazetteer.ir.collections import read_documents
+from gazetteer.ir.evidence import measure_pages
 from gazetteer.ir.judgements import read_qrels
 from gazetteer.ir.measures import (
     DEFAULT_MEASURES,
@@ -24,7 +25,7 @@ from gazetteer.ir.measures import (
     parse_measures,
     write_per_query,
 )
-from gazetteer.ir.question_files import read_questions
+from gazetteer.ir.question_files import read_kilt_evidence, read_kilt_run, read_questions
 from gazetteer.ir.runs import read_run
 from gazetteer.ir.whole_files import written_whole
 from gazetteer.metrics.bootstrap import bootstrap_interval
@@ -70,6 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", action="store_true", dest="each", help="print every query, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--per_query", type=Path, metavar="FILE", help="write every query there")
+    parser.add_argument(
+        "--kilt",
+        action="store_true",
+        help="QRELS is a file of KILT with evidence, RUN of pages, as TREC's or KILT's (.jsonl): "
+        "R-precision, and recall of sets of evidence",
+    )
     qa = parser.add_argument_group("accuracy of answers")
     qa.add_argument("--qa", action="store_true", help="look for answers in the passages found")
     qa.add_argument("--collection", type=Path, metavar="FILE", help="the passages: tsv or jsonl")
@@ -106,12 +113,7 @@ def _run(arguments: argparse.Namespace) -> None:
             raise OptionError(f"--{name} must come with --qa")
     if len(arguments.files) != 2:
         raise OptionError(f"QRELS RUN: found {len(arguments.files)} files, expected 2")
-    measures = parse_measures(
-        arguments.measure or DEFAULT_MEASURES, flag="--measure", rel=arguments.rel
-    )
-    qrels = read_qrels(arguments.files[0], flag="QRELS")
-    run = read_run(arguments.files[1], flag="RUN")
-    measured = measure_run(qrels, run, measures)
+    measured = _measured_pages(arguments) if arguments.kilt else _measured(arguments)
     if arguments.per_query is not None:
         write_per_query(arguments.per_query, measured)
     if arguments.json:
@@ -124,6 +126,31 @@ def _run(arguments: argparse.Namespace) -> None:
     for name, value in measured.averages.items():
         low, high = measured.intervals[name]
         sys.stdout.write(f"{name:<20}\tall\t{value:.4f}\t({low:.4f} to {high:.4f}, 95 %)\n")
+
+
+def _measured(arguments: argparse.Namespace) -> Measured:
+    measures = parse_measures(
+        arguments.measure or DEFAULT_MEASURES, flag="--measure", rel=arguments.rel
+    )
+    qrels = read_qrels(arguments.files[0], flag="QRELS")
+    return measure_run(qrels, read_run(arguments.files[1], flag="RUN"), measures)
+
+
+def _measured_pages(arguments: argparse.Namespace) -> Measured:
+    _refuse_measures(arguments, "--kilt, which has its own")
+    gold, found = arguments.files
+    evidence = read_kilt_evidence(gold, flag="QRELS")
+    if not any(evidence.values()):
+        raise DataError(f"{gold}: found no question with evidence, 'provenance' (QRELS)")
+    is_output = found.name.lower().endswith((".jsonl", ".jsonl.gz", ".json"))
+    run = read_kilt_run(found, flag="RUN") if is_output else read_run(found, flag="RUN")
+    return measure_pages(evidence, run)
+
+
+def _refuse_measures(arguments: argparse.Namespace, cause: str) -> None:
+    for name, is_given in (("measure", arguments.measure), ("rel", arguments.rel is not None)):
+        if is_given:
+            raise OptionError(f"--{name} must not come with {cause}")
 
 
 def _query_lines(measured: Measured) -> list[str]:
@@ -156,9 +183,9 @@ def _evaluate_answers(arguments: argparse.Namespace) -> None:
     for name in ("collection", "answer"):
         if getattr(arguments, name) is None:
             raise OptionError(f"--qa must come with --{name}")
-    for name, is_given in (("measure", arguments.measure), ("rel", arguments.rel is not None)):
-        if is_given:
-            raise OptionError(f"--{name} must not come with --qa, which measures answers alone")
+    _refuse_measures(arguments, "--qa, which measures answers alone")
+    if arguments.kilt:
+        raise OptionError("--kilt must not come with --qa")
     if len(arguments.files) > 2:
         raise OptionError(f"RUN: found {len(arguments.files)} files, expected one")
     questions = read_questions(arguments.answer, flag="--answer")

@@ -6,11 +6,13 @@ is kept in checkpoints, so that a resumed run trains on the very same.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from gazetteer.dense.known_positives import KnownPositives
 from gazetteer.dense.line_store import LineStore
 from gazetteer.distributed.collectives import all_gather_rows, all_reduce_sum
 from gazetteer.errors import CheckpointError
+from gazetteer.files import replace_json
 from gazetteer.index import ShardedIndex
 from gazetteer.index.shards import shard_range
 from gazetteer.mining.filters import DUPLICATE, JUDGED, NEAR_POSITIVE, highest_allowed
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MINED_FILE = "mined_negatives.safetensors"
 """In a checkpoint."""
+REPORT_FILE = "mining.json"
+"""In the run's folder: by step, how many were found, and dropped for which reason."""
 QUERIES_PER_SEARCH = 256
 KEPT, FROM_BEFORE = "negatives", "of these from the last time"
 WITHOUT = "lines with none left, which keep their own or take any"
@@ -164,6 +169,7 @@ class NegativeMiner:
         special: the tokenizer's.
         settings: how negatives are chosen.
         use: told what was mined: rows of the corpus (line, negative), -1 where there are fewer.
+        folder: of the run, for `REPORT_FILE`.
         ranks: this process among its peers.
         show_progress: draw a bar.
     """
@@ -178,6 +184,7 @@ class NegativeMiner:
         settings: MiningSettings,
         use: Callable[[np.ndarray], None],
         *,
+        folder: Path,
         ranks: Ranks,
         show_progress: bool,
     ) -> None:
@@ -188,6 +195,7 @@ class NegativeMiner:
         self._special = special
         self._settings = settings
         self._use = use
+        self._report = folder / REPORT_FILE
         self._ranks = ranks
         self._show_progress = show_progress
         self._rows: np.ndarray | None = None
@@ -270,6 +278,8 @@ class NegativeMiner:
         logger.info(
             "step %d: mined for %d lines; %s; dropped, %s", step, self._lines.count, mined, dropped
         )
+        if self._ranks.is_main:
+            replace_json(self._report, reported(self._report, step, self._lines.count, by_name))
 
     def save(self, folder: Path) -> None:
         """Write what is in use into a checkpoint. On one rank."""
@@ -295,3 +305,19 @@ class NegativeMiner:
         self._rows = rows
         self._use(rows)
         return True
+
+
+def reported(
+    path: Path, step: int, lines: int, counts: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """What a report says, with a step more; steps after it belong to a past that was given up."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: each for name, each in before.items() if int(name) < step}
+    except (OSError, ValueError, AttributeError):
+        kept = {}
+    found = {name: counts[name] for name in COUNTS[:3]}
+    return {
+        **kept,
+        str(step): {"lines": lines, **found, "dropped": {n: counts[n] for n in COUNTS[3:]}},
+    }

@@ -59,12 +59,15 @@ class _Judgements:
             return None
         if not query_id or not document_id:
             raise BadLineError("found an empty id, expected the ids of a query and a document")
-        try:
-            return query_id, document_id, int(fields[-1]) if len(fields) > 2 else 1
-        except ValueError:
-            raise BadLineError(
-                f"found the grade {describe(fields[-1])}, expected a whole number"
-            ) from None
+        return query_id, document_id, _grade(fields[-1]) if len(fields) > 2 else 1
+
+
+def _grade(text: str) -> int:
+    """A whole number, which spreadsheets and pandas also write as 1.0."""
+    try:
+        return int(text.removesuffix(".0"))
+    except ValueError:
+        raise BadLineError(f"found the grade {describe(text)}, expected a whole number") from None
 
 
 def write_qrels(path: Path, qrels: Qrels, *, for_beir: bool = False) -> None:

@@ -192,7 +192,7 @@ def measure_run(qrels: Qrels, run: Run, measures: Sequence[Measure]) -> Measured
         of_this_cut = [measure for measure in measures if measure.cutoff == cutoff]
         values |= _values(qrels, order, of_this_cut, cutoff)
     wanted = {each.name: np.array([values[each.name][q] for q in query_ids]) for each in measures}
-    return Measured(query_ids, wanted, _counts(qrels, run, order))
+    return Measured(query_ids, wanted, counts_of(qrels, run, order))
 
 
 def _values(
@@ -214,7 +214,8 @@ def _values(
     return found
 
 
-def _counts(qrels: Qrels, run: Run, order: Mapping[str, Sequence[str]]) -> Counts:
+def counts_of(qrels: Qrels, run: Run, order: Mapping[str, Sequence[str]]) -> Counts:
+    """What a mean over the judged queries is made of; `order` has what was found for them."""
     first = [
         document_id in qrels[query_id]
         for query_id, documents in order.items()

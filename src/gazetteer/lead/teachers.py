@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, PreTrainedTokenizerBase
+from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.lead.cross_encoder import CrossLayers
@@ -94,6 +95,17 @@ def open_cross_encoder(
             max_padded_tokens=max_padded_tokens,
         )
         return model, encoder.tokenizer
+
+
+def ranker_on_meta(name: str) -> PreTrainedModel:
+    """The transformer of a late-interaction model or a cross-encoder, without weights: to count.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    with _explained(name, "a model that ranks"), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name)
+        return MODEL_MAPPING[type(config)](config)
 
 
 def save_layered(
