@@ -87,12 +87,17 @@ def signalled_run(ranks: Ranks, world: Path, name: str, **flags) -> int:
     return run_train(world, ranks, name=name, **flags)
 
 
-def job(ranks: Ranks, world: Path) -> list[dict] | int:
-    return watched_run(ranks, world, "dedicated", **DEDICATED)
+def job(ranks: Ranks, world: Path, flags: dict) -> list[dict] | int:
+    return watched_run(ranks, world, "dedicated", **DEDICATED, **flags)
 
 
-def test_versions_are_adopted_whole_at_the_same_step(world: Path) -> None:
-    first, second, code = run_on_ranks(job, 3, world, set_aside=1)
+ADAPTERS = {"lora_rank": 2, "add_linear_head": True, "projection_out_dim": 8}
+
+
+@pytest.mark.parametrize("flags", [{}, ADAPTERS], ids=["weights", "adapters and head"])
+def test_versions_are_adopted_whole_at_the_same_step(tmp_path: Path, flags: dict) -> None:
+    world = make_world(tmp_path)
+    first, second, code = run_on_ranks(job, 3, world, flags, set_aside=1)
     assert code == 0
     assert len(first) >= 3
     assert [version["rows"] for version in (first[0], second[0])] == [20, 20]

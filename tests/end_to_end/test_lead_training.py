@@ -111,6 +111,28 @@ def test_two_workers_learn_what_one_does(world: Path) -> None:
             assert torch.allclose(first[name], second[name], atol=2e-4), (part, name)
 
 
+def test_a_taught_student_mines_and_is_measured_alike_on_two_workers(world: Path) -> None:
+    flags: dict[str, Any] = {
+        "teacher": world / "teacher", "distill_layer_num": 2, "train_n_passages": 3,
+        "passages": world / "collection/corpus.jsonl", "mine_negatives": 3, "mine_depth": 12,
+        "refresh_index": "0-100:2", "dev_queries": world / "collection", "eval_freq": 3,
+        "lora_rank": 2, "add_linear_head": True, "projection_out_dim": 8,
+    }  # fmt: skip
+    run(world, "one", per_gpu_batch_size=4, **flags)
+    run_on_ranks(_run_on_rank, 2, world, flags)
+    assert losses(world, "two") == pytest.approx(losses(world, "one"), rel=1e-4)
+    name = "collection/nDCG@10"
+    alone, together = (logged(world, name_of, "eval") for name_of in ("one", "two"))
+    assert list(alone) == [3, 6]
+    for step, record in alone.items():
+        assert together[step][name] == pytest.approx(record[name], abs=1e-3)
+    reports = [
+        (world / "experiments" / each / "mining.json").read_text() for each in ("one", "two")
+    ]
+    assert reports[0] == reports[1]
+    assert '"4"' in reports[0]
+
+
 def _run_on_rank(ranks: Ranks, world: Path, flags: dict[str, Any]) -> int:
     return run(world, "two", ranks, per_gpu_batch_size=2, **flags)
 

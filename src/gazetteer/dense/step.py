@@ -22,8 +22,8 @@ from gazetteer.dense.records import DenseBatch
 from gazetteer.distributed.collectives import (
     all_gather_rows,
     all_gather_rows_with_gradient,
-    all_reduce_mean,
 )
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.losses.contrastive import (
     contrastive_loss,
     margin_mse_loss,
@@ -91,8 +91,7 @@ class DenseStep(nn.Module):
             batch in one process; and statistics, averages over this rank's queries.
         """
         clock = Stopwatch()
-        mine = len(batch.examples)
-        count = all_reduce_mean(torch.tensor(float(mine)))
+        share = QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             queries, passages = map(at_least_float32, self._embed(batch))
         first = 0
@@ -101,13 +100,12 @@ class DenseStep(nn.Module):
         excluded = self._excluded(batch, first)
         dims = self.lesson.dims or (queries.shape[1],)
         scores = [self._scores(queries, passages, dim) for dim in dims]
-        losses = [self._loss(each, batch, first, count, excluded) for each in scores]
+        losses = [self._loss(each, batch, first, share.mean, excluded) for each in scores]
         loss = torch.stack(losses).sum()
-        # Averaged over this rank's queries, as the log weighs them.
-        average = loss.detach() * (count.item() / max(mine, 1))
+        average = share.logged(loss)
         stats: Stats = {"loss/retriever_loss": average, "loss/train_loss": average}
         if excluded is not None:
-            stats["loss/known_positives"] = excluded.sum().item() / max(mine, 1)
+            stats["loss/known_positives"] = excluded.sum().item() / max(share.mine, 1)
         return loss, stats | clock.seconds
 
     def _excluded(self, batch: DenseBatch, first: int) -> Bool[Tensor, "query candidate"] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from gazetteer import build
@@ -27,7 +26,7 @@ from gazetteer.dense.training import (
     validation_losses,
 )
 from gazetteer.distributed.agreement import build_alike, main_first
-from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.distributed.replicas import replicate
 from gazetteer.losses.contrastive import contrastive_loss
 from gazetteer.options import Options
@@ -59,15 +58,14 @@ class RankingStep(nn.Module):
     def forward(self, batch: DenseBatch, train_retriever: bool = True) -> tuple[Tensor, Stats]:
         """The loss of one micro-batch, as `dense.step.DenseStep` gives it. Collective."""
         clock = Stopwatch()
-        mine = len(batch.examples)
-        count = all_reduce_mean(torch.tensor(float(mine)))
+        share = QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             states = self.model(batch.query_tokens, batch.passage_tokens, ())
         scores = states.scores()
         loss = contrastive_loss(
-            scores.final, scores.positive, temperature=self.temperature, query_count=count
+            scores.final, scores.positive, temperature=self.temperature, query_count=share.mean
         )
-        average = loss.detach() * (count.item() / max(mine, 1))
+        average = share.logged(loss)
         stats: Stats = {"loss/retriever_loss": average, "loss/train_loss": average}
         return loss, stats | clock.seconds
 

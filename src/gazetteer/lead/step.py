@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.layers import LayerChooser, LayerPairs
 from gazetteer.lead.scores import LayerScores, States
@@ -166,21 +167,18 @@ class LeadStep(nn.Module):
             batch in one process; and statistics, averages over this rank's queries.
         """
         clock = Stopwatch()
-        mine = len(batch.examples)
-        count = all_reduce_mean(torch.tensor(float(mine)))
+        share = QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             student_states, teacher_states = self.models(batch, self.chooser.at(self.steps_done()))
         student, teacher = student_states.scores(), teacher_states.scores()
-        losses = self._losses(student, teacher, count)
+        losses = self._losses(student, teacher, share.mean)
         # A teacher that does not learn only tells how good it is.
         counted = losses if self.lesson.teacher_learns else losses | {"teacher": torch.zeros(())}
         loss = torch.stack([term.to(student.final) for term in counted.values()]).sum()
-        # Averaged over this rank's queries, as the log weighs them.
-        share = count.item() / max(mine, 1)
         stats: dict[str, Tensor | float] = {
-            f"loss/{name}_loss": term.detach() * share for name, term in losses.items()
+            f"loss/{name}_loss": share.logged(term) for name, term in losses.items()
         }
-        stats["loss/train_loss"] = loss.detach() * share
+        stats["loss/train_loss"] = share.logged(loss)
         return loss, stats | clock.seconds
 
     def _losses(
