@@ -272,7 +272,7 @@ class NegativeMiner:
 
     def _tell(self, step: int, counts: Counter[str]) -> None:
         totals = all_reduce_sum(torch.tensor([counts[name] for name in COUNTS])).tolist()
-        by_name = dict(zip(COUNTS, totals, strict=True))
+        by_name: dict[str, int] = dict(zip(map(str, COUNTS), totals, strict=True))
         mined = ", ".join(f"{name}: {by_name[name]}" for name in (KEPT, FROM_BEFORE, WITHOUT))
         dropped = ", ".join(f"{name}: {by_name[name]}" for name in COUNTS[3:])
         logger.info(

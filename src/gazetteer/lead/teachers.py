@@ -105,7 +105,8 @@ def ranker_on_meta(name: str) -> PreTrainedModel:
     """
     with _explained(name, "a model that ranks"), torch.device("meta"):
         config = AutoConfig.from_pretrained(name)
-        return MODEL_MAPPING[type(config)](config)
+        kind: Any = MODEL_MAPPING[type(config)]
+        return kind(config)
 
 
 def save_layered(
