@@ -57,7 +57,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(models: dict[str, str], words: str, **changes: str) -> int:
     """A command as typed, with tiny models."""
     given = shlex.split(words)
-    tiny = models | {"--cache_dir": "cache", "--teacher_max_new_tokens": "5"} | changes
+    tiny = {"--cache_dir": "cache", "--teacher_max_new_tokens": "5"} | models | changes
     more = [part for name, value in tiny.items() if name not in given for part in (name, value)]
     return main([*given, *more, "--device", "cpu", "--no_progress"])
 
@@ -216,6 +216,24 @@ def test_other_retrievers_and_gold_answers(
     assert [each["answers"] for each in records] == [q["answers"] for q in questions(5)]
     assert all(each["answer"] == each["answers"][0] for each in records)
     assert {i for each in records for i in each["document_ids"]} <= {f"p{n}-0" for n in range(30)}
+
+
+def test_queries_that_find_nothing_are_left_out_and_counted(
+    world: Path, models: dict[str, str], capsys: Any
+) -> None:
+    words = "--corpus_path kilt_knowledgesource.json --retriever bm25 --teacher_model none "
+    tiny = {"--cache_dir": "cache"}
+    (world / "odd.txt").write_text("zzzz\nriver \u00fc\n")
+    assert run(tiny, f"{words} --queries_file odd.txt") == 0
+    assert [each["query"] for each in written("train_data.json")] == ["river \u00fc"]
+    message = capsys.readouterr().err
+    assert "1 of 2 queries are left out" in message
+    assert "2 queries have no gold answer, and no teacher answers" in message
+    (world / "odd.txt").write_text("zzzz\n")
+    Path("train_data.json").unlink()
+    assert run(tiny, f"{words} --queries_file odd.txt") == 2
+    assert "nothing is written" in capsys.readouterr().err
+    assert not list(world.glob("train_data*"))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ title. Any other file is one of passages.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -130,10 +132,10 @@ def _kind(path: Path) -> str:
     if path.name.lower().endswith((".tsv", ".tsv.gz", ".parquet", ".txt")):
         return "passages"
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             start = file.read(1 << 20).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error} ({FLAG})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error} ({FLAG})") from None
     if b'"wikipedia_title"' in start.partition(b"\n")[0]:
         return "kilt"
     return "list" if start.startswith(b"[") else "passages"

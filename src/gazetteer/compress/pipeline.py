@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gazetteer.compress.queries import Question
 from gazetteer.compress.records import OfflineRecord, object_of, record_of, titled, write_records
@@ -112,6 +113,8 @@ class Pipeline:
                 questions, range(group[0].start, group[-1].stop), f"hits-{number:06d}", work
             )
         self.__dict__.pop("_retriever", None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         done = 0
         with progress(len(questions), "answering", "query", enabled=show_progress) as bar:
             for number, group in enumerate(groups):
@@ -129,7 +132,8 @@ class Pipeline:
                     done += len(records)
                     bar.update(len(batch))
         if not done:
-            raise DataError("no query found any passage")
+            work.remove()
+            raise DataError("no query found a passage and got an answer, so nothing is written")
         if done < len(questions):
             logger.warning(
                 "%d of %d queries are left out: they found nothing, leave no room for passages, or "

@@ -109,6 +109,9 @@ def prepare(values: argparse.Namespace) -> None:
     teacher = teacher_of(values)
     provenance = _provenance(values)
     questions = questions_of(values)
+    unanswered = sum(not each.answers for each in questions) if teacher is None else 0
+    if unanswered:
+        logger.warning("%d queries have no gold answer, and no teacher answers", unanswered)
     corpus = _corpus(values)
     steps = Steps(
         top_k=min(values.top_k_retrieval, corpus.count),

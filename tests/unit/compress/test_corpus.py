@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def test_all_paragraphs_are_cut_and_carry_the_title(tmp_path: Path) -> None:
     first = open_corpus(path, tmp_path / "cache", max_documents=2, chunking=Chunking(words=3))
     assert first.count == 3
     # Nothing behind the last page wanted is looked at.
+    packed = tmp_path / "kilt.json.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert open_corpus(packed, tmp_path / "cache", chunking=Chunking(words=3)).count == 6
     path.write_text(json.dumps(PAGE) + "\nno json\n")
     assert open_corpus(path, tmp_path / "cache", max_documents=1).count == 1
     with pytest.raises(DataError, match=r"kilt\.json:2: not valid JSON"):
