@@ -20,6 +20,7 @@ from gazetteer.build_reader import (
     build_targets,
     passage_format,
     passage_tokenizer,
+    require_room,
 )
 from gazetteer.build_retriever import build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
@@ -224,6 +225,7 @@ def whole_inputs(
         alone = QueryTokenizer(tokenizer, max_tokens=options.reader.text_maxlength)
     if options.data.closed_book or passages is None:
         return ReaderInputs(None, alone)
+    require_room(options, models.reader)
     tokens = build_passage_tokens(
         options,
         ranks,

@@ -114,6 +114,24 @@ def require_possible(options: Options, name: str) -> None:
         )
 
 
+def require_room(options: Options, reader: Reader) -> None:
+    """Refuse more passages than a decoder-only reader has places for; of T5 there is no limit.
+
+    Raises:
+        OptionError: naming the flags.
+    """
+    limit = getattr(reader.model.config, "max_position_embeddings", None)
+    if not isinstance(reader, CausalReader) or limit is None:
+        return
+    passages, length = options.reader.n_context, options.reader.text_maxlength
+    others = len(reader.prompt.prefix) + options.generation.generation_max_length
+    if passages * length + others > limit:
+        raise OptionError(
+            f"--n_context ({passages}) x --text_maxlength ({length}) must leave room in the"
+            f" {limit} places of the reader, of which prefix and answer take {others}"
+        )
+
+
 def _needs_of_t5(options: Options) -> Iterator[str]:
     retriever, lead = options.retriever, options.lead
     if retriever.train_retriever:

@@ -248,8 +248,8 @@ def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
     """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
     try:
         folder, file = model_source(source)
-        kind: Any = reader_class(folder, file)
         config: Any = AutoConfig.from_pretrained(folder, **file)
+        kind: Any = reader_class(config)
     except NOT_LOADABLE as error:
         raise cannot_load("reader", source, error) from None
     for part in () if file else FILES:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -69,13 +68,20 @@ def model_source(name_or_folder: str) -> tuple[str, dict[str, str]]:
 
 
 def load_causal(
-    source: str, file: dict[str, str], *, dropout: float, dtype: torch.dtype, prefix: str | None
+    source: str,
+    file: dict[str, str],
+    config: PreTrainedConfig,
+    *,
+    dropout: float,
+    dtype: torch.dtype,
+    prefix: str | None,
 ) -> tuple[CausalReader, PreTrainedTokenizerBase]:
     """Load a decoder-only reader and its tokenizer.
 
     Args:
         source: hub name or folder.
         file: the GGUF file in it, if it is one; both of `model_source`.
+        config: of the model.
         dropout: replaces every dropout rate that the config knows.
         dtype: of the weights; tables of rotary places stay in float32.
         prefix: text before the first passage; None = the head of the chat template, if there is
@@ -85,7 +91,8 @@ def load_causal(
         OSError, ValueError: nothing usable there.
     """
     tokenizer = AutoTokenizer.from_pretrained(source, **file)
-    config = AutoConfig.from_pretrained(source, **file)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError("its tokenizer is none of the library tokenizers (no tokenizer.json)")
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)

@@ -7,9 +7,8 @@ and untied heads (v1.1, lm-adapt, flan, mT5) are read as they were trained.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoTokenizer,
     MT5ForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     T5ForConditionalGeneration,
@@ -76,11 +76,11 @@ def load_reader(
     source = HUB_NAMES.get(name_or_folder, name_or_folder)
     try:
         source, file = model_source(source)
-        kind = reader_class(source, file)
+        config = AutoConfig.from_pretrained(source, **file)
+        kind = reader_class(config)
         if kind is None and fill is None:
-            return load_causal(
-                source, file, dropout=dropout, dtype=DTYPES[precision], prefix=prefix
-            )
+            dtype = DTYPES[precision]
+            return load_causal(source, file, config, dropout=dropout, dtype=dtype, prefix=prefix)
         if kind is None:
             raise ValueError("it is decoder-only; weights of Atlas are a T5's")
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -116,15 +116,13 @@ def load_reader_tokenizer(name_or_folder: str) -> PreTrainedTokenizerBase:
         raise cannot_load("tokenizer of reader", name_or_folder, error) from error
 
 
-def reader_class(
-    source: str, file: Mapping[str, str] = MappingProxyType({})
-) -> type[T5Model] | None:
-    """What the config under a name of the hub or a folder is for; None = a decoder-only model.
+def reader_class(config: PreTrainedConfig) -> type[T5Model] | None:
+    """What a config is for; None = a decoder-only model.
 
     Raises:
-        OSError, ValueError: nothing there, or another type of model.
+        ValueError: another type of model.
     """
-    kind = AutoConfig.from_pretrained(source, **file).model_type
+    kind = config.model_type
     if kind not in READER_CLASSES and not is_causal(kind):
         raise ValueError(
             f"it is a {kind}, expected a t5 or mt5, or a decoder-only model (--reader_model_type)"
@@ -140,7 +138,8 @@ def is_decoder_only(name_or_folder: str) -> bool:
     """
     try:
         source = HUB_NAMES.get(name_or_folder, name_or_folder)
-        return reader_class(*model_source(source)) is None
+        source, file = model_source(source)
+        return reader_class(AutoConfig.from_pretrained(source, **file)) is None
     except NOT_LOADABLE as error:
         raise cannot_load("reader", name_or_folder, error) from error
 
