@@ -32,6 +32,8 @@ from gazetteer.errors import GazetteerError
 
 READING = ("compressed", "whole")
 METHODS = ("frozen", "joint")
+EVALUATED = 32
+"""Questions answered at once."""
 ROWS = tuple((reading, method) for reading in READING for method in METHODS)
 
 
@@ -46,7 +48,9 @@ class Study:
         seeds: of the order of questions.
         countries: to train on, and as many to test on: the corpus is what is written about them.
         start_steps: of the reader and the compressor alone, once for all compressed rows.
+        start_batch: questions of each of these.
         steps: of every row.
+        batch: questions of each of these.
         refresh: steps between two refreshes of the index.
         rate: passage tokens for each vector.
         pooling: of the compressor, which is the reader's own encoder.
@@ -62,13 +66,15 @@ class Study:
     seeds: tuple[int, ...] = (1, 2, 3)
     countries: int = 10
     start_steps: int = 100
+    start_batch: int = 8
     steps: int = 24
+    batch: int = 4
     refresh: int = 8
     rate: float = 2.0
     pooling: str = "first"
     lr: float = 5e-4
-    lr_retriever: float = 3e-5
-    retriever_n_context: int = 4
+    lr_retriever: float = 5e-5
+    retriever_n_context: int = 3
 
     @property
     def data(self) -> Path:
@@ -82,7 +88,7 @@ class Study:
         if any(reading == "compressed" for reading, _ in self.rows):
             steps = self.start_steps
             words = flags(reader_model_type=self.reader, retriever_model_path=self.retriever)
-            words += self._compressor() + self._steps(steps, seed=0)
+            words += self._compressor() + self._steps(steps, self.start_batch, seed=0)
             words += flags(load_index_path=first)
             yield "start", (self._train("start", words),)
         for reading in dict.fromkeys(reading for reading, _ in self.rows):
@@ -94,7 +100,7 @@ class Study:
         self, reading: str, method: str, seed: int
     ) -> Iterator[tuple[str, tuple[Command, ...]]]:
         name = f"{reading}-{method}-{seed}"
-        words = self._steps(self.steps, seed)
+        words = self._steps(self.steps, self.batch, seed)
         words += flags(load_index_path=self.folder / "indexes" / "start")
         if reading == "compressed":
             words += flags(model_path=self._checkpoint("start"))
@@ -106,6 +112,7 @@ class Study:
                 retriever_n_context=self.retriever_n_context, refresh_index=self.refresh,
             )  # fmt: skip
         read = flags(name=f"read-{name}", model_path=self._checkpoint(name), n_context=1)
+        read += flags(per_gpu_batch_size=EVALUATED)
         if method == "joint":
             # Embedded anew: what was learned since the last refresh counts as well.
             read += flags(save_index_path=self.folder / "indexes" / name)
@@ -121,13 +128,15 @@ class Study:
 
     def _found(self, name: str, **model: object) -> tuple[str, tuple[Command, ...]]:
         words = flags(name=name, retrieve_only=True, n_context=20, **model)
+        words += flags(per_gpu_batch_size=EVALUATED)
         return name, (Command("evaluate", (*self._common(), *words)),)
 
     def _train(self, name: str, words: Sequence[str]) -> Command:
         return Command("train", (*self._common(), *flags(name=name), *words))
 
-    def _steps(self, steps: int, seed: int) -> list[str]:
+    def _steps(self, steps: int, batch: int, seed: int) -> list[str]:
         return flags(
+            per_gpu_batch_size=batch,
             train_data=self.data / "train.jsonl", shuffle=True, seed=seed, n_context=1, dropout=0,
             weight_decay=0.01, beta2=0.99, lr=self.lr, lr_compressor=self.lr, scheduler="linear",
             total_steps=steps, warmup_steps=min(4, steps - 1), log_freq=4, eval_freq=10**6,
@@ -143,7 +152,7 @@ class Study:
             task="qa", checkpoint_dir=self.folder / "experiments", no_progress=True,
             cache_dir=self.folder / "cache", passages=self.data / "passages.jsonl",
             eval_data=self.data / "test.jsonl", text_maxlength=256, target_maxlength=40,
-            generation_max_length=40, retriever_normalize=True, per_gpu_batch_size=8,
+            generation_max_length=40, retriever_normalize=True,
         )  # fmt: skip
 
     def _checkpoint(self, name: str) -> Path:
@@ -205,7 +214,15 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     parser.add_argument("--rows", nargs="+", type=row_of, default=ROWS, metavar="READING:METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=default.seeds)
     parser.add_argument("--pooling", choices=("memory", "mean", "first"), default=default.pooling)
-    numbers = ("countries", "start_steps", "steps", "refresh", "retriever_n_context")
+    numbers = (
+        "retriever_n_context",
+        "countries",
+        "start_steps",
+        "start_batch",
+        "steps",
+        "batch",
+        "refresh",
+    )
     for name in numbers:
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
     for name in ("rate", "lr", "lr_retriever"):
