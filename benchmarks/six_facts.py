@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
-    BertConfig,
-    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -114,19 +114,20 @@ def first_layers_of_decoder() -> nn.Module:
     """Two of the four layers of a causal language model with rotary positions."""
     config = LlamaConfig(
         vocab_size=32, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=4,
-        num_attention_heads=4, max_position_embeddings=64,
+        num_attention_heads=4, max_position_embeddings=64, initializer_range=0.15,
     )  # fmt: skip
     return first_layers(LlamaForCausalLM(config), 2)
 
 
 def another_encoder() -> nn.Module:
-    """A BERT, with positions and post-norm."""
-    config = BertConfig(
+    """A ModernBERT, with rotary positions."""
+    config = ModernBertConfig(
         vocab_size=32, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, initializer_range=0.1,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, cls_token_id=1, sep_token_id=2, initializer_range=0.1,
     )  # fmt: skip
-    return BertModel(config, add_pooling_layer=False)
+    config._attn_implementation = "eager"
+    return ModernBertModel(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,7 @@ def rows() -> dict[str, Row]:
         "t5": ("n_layers", first_layers_of_t5, ("memory", "mean", "first")),
         # The first state of a decoder has seen nothing but itself.
         "decoder": ("n_layers", first_layers_of_decoder, ("memory", "mean")),
-        "bert": ("encoder", another_encoder, ("memory", "mean", "first")),
+        "modernbert": ("encoder", another_encoder, ("memory", "mean", "first")),
     }
     for name, (kind, backbone, poolings) in kinds.items():
         for pooling in poolings:

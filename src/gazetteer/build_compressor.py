@@ -7,13 +7,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compressor import Compressor, CompressorSettings, load_compressor
-from gazetteer.compressor.backbones import first_layers, load_backbone, own_encoder
-from gazetteer.compressor.saving import make_compressor
+from gazetteer.compressor.backbones import (
+    encoder_on_meta,
+    first_layers,
+    load_backbone,
+    own_encoder,
+    read_config,
+    shortened,
+)
+from gazetteer.compressor.saving import BACKBONE_FOLDER, make_compressor
 from gazetteer.compressor_options import DEFAULT_FORMAT, DEFAULT_VECTORS, NEEDS_COMPRESSOR
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.errors import OptionError
@@ -44,19 +52,12 @@ def build_compressor(
         OptionError: a flag asks for something else than the checkpoint holds, or than the reader
             can do with.
     """
-    folder = checkpoint / COMPRESSOR_FOLDER if checkpoint else None
-    asked = options.compressor.compressor
-    saved = None
-    if folder is not None and folder.is_dir() and asked != "none":
-        saved = CompressorSettings.load(folder)
-    elif asked in (None, "none"):
-        _refuse_what_needs_one(options)
+    folder = _saved_folder(options, checkpoint)
+    settings = settle(options, folder)
+    if settings is None:
         return None
-    settings = saved_settings(options, saved) if saved else new_settings(options)
     _require_question(options, settings, reader)
-    _require_relevance(options, saved or settings)
-    if saved is not None:
-        assert folder is not None
+    if folder is not None:
         made, tokenizer = load_compressor(
             folder,
             settings,
@@ -76,6 +77,63 @@ def build_compressor(
     for line in rate_warnings(options, settings):
         logger.warning("%s", line)
     return made.to(ranks.device), tokenizer
+
+
+def _saved_folder(options: Options, checkpoint: Path | None) -> Path | None:
+    """The compressor of a checkpoint, if it has one that flags do not switch off."""
+    folder = checkpoint / COMPRESSOR_FOLDER if checkpoint else None
+    is_used = folder is not None and folder.is_dir() and options.compressor.compressor != "none"
+    return folder if is_used else None
+
+
+def settle(options: Options, folder: Path | None) -> CompressorSettings | None:
+    """What the compressor is, by its folder or by flags; None where there is none.
+
+    Raises:
+        CheckpointError, OptionError: as `build_compressor` does.
+    """
+    if folder is not None:
+        saved = CompressorSettings.load(folder)
+        settings = saved_settings(options, saved)
+    elif options.compressor.compressor in (None, "none"):
+        _refuse_what_needs_one(options)
+        return None
+    else:
+        saved = settings = new_settings(options)
+    _require_relevance(options, saved)
+    return settings
+
+
+def count_weights(
+    options: Options,
+    checkpoint: Path | None,
+    reader_config: Any,  # noqa: ANN401
+) -> int | None:
+    """How many weights are the compressor's own; None without one. None are loaded.
+
+    Raises:
+        CheckpointError, OptionError: as `build_compressor` does.
+    """
+    folder = _saved_folder(options, checkpoint)
+    settings = settle(options, folder)
+    if settings is None:
+        return None
+    width = reader_width = reader_config.hidden_size
+    count = 0
+    if settings.kind != "pool":
+        asked = options.compressor
+        config = shortened(reader_config, asked.compressor_layers)
+        if folder is not None or settings.kind == "encoder":
+            name = str(folder / BACKBONE_FOLDER) if folder else asked.compressor_model_path
+            config = read_config(name or "")
+        model, width = encoder_on_meta(config), config.hidden_size
+        count = sum(parameter.numel() for parameter in model.parameters())
+    if settings.kind == "encoder":
+        # Two layers with their biases, see `new_mapping`.
+        count += (width + 1) * 2 * reader_width + (2 * reader_width + 1) * reader_width
+    if settings.pooling == "memory":
+        count += settings.vectors * width
+    return count
 
 
 def _new(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gazetteer import build
+from gazetteer.build_compressor import count_weights
 from gazetteer.build_reader import require_possible
 from gazetteer.build_retriever import asked_of_teacher, asked_of_towers
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
@@ -84,14 +85,17 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
         yield f"--passages: first {PROBED_LINES} lines of each file checked"
     if passages is not None:
         yield f"passages: about {passages:,}"
-    reader, retriever = _sizes(options)
+    reader, retriever, compressor = _sizes(options)
     teacher = _teacher_size(options)
     if options.index.load_index_path and retriever is not None:
         _check_index(options, retriever.dim)
-    for name, size in (("reader", reader), ("retriever", retriever), ("teacher", teacher)):
+    models = {
+        "reader": reader, "retriever": retriever, "compressor": compressor, "teacher": teacher
+    }  # fmt: skip
+    for name, size in models.items():
         if size is not None:
             yield f"{name}: {size.weights / 1e6:.1f} M weights"
-    yield from _needs(options, ranks, passages, reader, retriever, teacher)
+    yield from _needs(options, ranks, passages, models)
 
 
 def _check_port(options: Options, ranks: Ranks) -> None:
@@ -187,20 +191,29 @@ def _check_count(options: Options, passages: int, rows: int) -> None:
         )
 
 
-def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None]:
+def _sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None, ModelSize | None]:
+    """Reader, retriever and compressor; None for what the run does without."""
     checkpoint = build.model_folder(options)
     atlas = build.open_atlas(options, checkpoint)
-    reader = retriever = None
+    reader = retriever = compressor = None
     if not options.retriever.retrieve_only and options.task.task != DENSE:
         name = options.reader.reader_model_type or ""
         if atlas is not None:
             name, checkpoint = reader_name(atlas, options.reader.reader_model_type), None
         source = str(checkpoint / build.READER_FOLDER) if checkpoint else HUB_NAMES.get(name, name)
         require_possible(options, source)
-        reader = _reader_size(source, atlas)
+        config = _reader_config(source)
+        reader = _reader_size(source, config, atlas)
+        counted = count_weights(options, checkpoint, config)
+        if counted is not None:
+            for part in FILES:
+                _check_files(
+                    Path(options.compressor.compressor_model_path or ""), "compressor", part=part
+                )
+            compressor = ModelSize(counted, reader.dim)
     if not options.data.use_file_passages:
         retriever = _retriever_size(_retriever_source(options, checkpoint), options, atlas)
-    return reader, retriever
+    return reader, retriever, compressor
 
 
 def _retriever_source(options: Options, checkpoint: Path | None) -> str:
@@ -244,14 +257,20 @@ def _check_files(folder: Path, what: str, *, part: str) -> None:
         )
 
 
-def _reader_size(source: str, atlas: AtlasCheckpoint | None) -> ModelSize:
-    """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
+def _reader_config(source: str) -> Any:  # noqa: ANN401 - each type of model has its own
     try:
         folder, file = model_source(source)
-        config: Any = AutoConfig.from_pretrained(folder, **file)
-        kind: Any = reader_class(config)
+        config = AutoConfig.from_pretrained(folder, **file)
+        reader_class(config)
+        return config
     except NOT_LOADABLE as error:
         raise cannot_load("reader", source, error) from None
+
+
+def _reader_size(source: str, config: Any, atlas: AtlasCheckpoint | None) -> ModelSize:  # noqa: ANN401
+    """Count the reader's weights; those of Atlas's checkpoint have to fit it."""
+    _, file = model_source(source)
+    kind: Any = reader_class(config)
     for part in () if file else FILES:
         _check_files(Path(source), "reader", part=part)
     with torch.device("meta"):
@@ -290,20 +309,20 @@ def _needs(
     options: Options,
     ranks: Ranks,
     passages: int | None,
-    reader: ModelSize | None,
-    retriever: ModelSize | None,
-    teacher: ModelSize | None,
+    models: Mapping[str, ModelSize | None],
 ) -> Iterator[str]:
     """Memory of one worker without activations, and disk."""
-    trains = bool(options.data.train_data)
+    trains, retriever = bool(options.data.train_data), models["retriever"]
+    is_trained = {
+        "reader": trains,
+        "compressor": trains,
+        "retriever": trains and options.retriever.train_retriever,
+        "teacher": options.lead.train_teacher,
+    }
     held = 0.0
-    for size, is_trained in (
-        (reader, trains),
-        (retriever, trains and options.retriever.train_retriever),
-        (teacher, options.lead.train_teacher),
-    ):
+    for name, size in models.items():
         if size is not None:
-            held += size.weights * _bytes_per_weight(options, is_trained)
+            held += size.weights * _bytes_per_weight(options, is_trained[name])
     index_bytes = 0
     if passages is not None and retriever is not None:
         index_bytes = passages * retriever.dim * 4

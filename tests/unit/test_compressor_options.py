@@ -1,11 +1,22 @@
 """Rules of the compressor: what must come together, what has no effect, what flags amount to."""
 
+from pathlib import Path
+
 import pytest
 
-from gazetteer.build_compressor import new_settings, rate_warnings, saved_settings
+from gazetteer.build_compressor import (
+    build_compressor,
+    count_weights,
+    new_settings,
+    rate_warnings,
+    saved_settings,
+)
 from gazetteer.compressor_options import compressor_remarks, compressor_rules
 from gazetteer.errors import OptionError
 from gazetteer.options import Options, options_from_dict
+from gazetteer.reader import FusionReader
+from gazetteer.records import Ranks
+from tests.support.tiny_models import reader_tokenizer, save_tiny_retriever, tiny_t5
 
 
 def options_of(**flags) -> Options:
@@ -105,3 +116,14 @@ def test_a_checkpoint_keeps_what_its_weights_are_for() -> None:
     mean = new_settings(options_of(compressor="n_layers", compressor_pooling="mean"))
     changed = saved_settings(options_of(compression_rate=4.0, compressor_format="{text}"), mean)
     assert (changed.vectors, changed.rate, changed.format) == (50, 4.0, "{text}")
+
+
+@pytest.mark.parametrize("kind", ["n_layers", "encoder", "pool"])
+def test_weights_are_counted_as_they_are_built(kind: str, tmp_path: Path) -> None:
+    save_tiny_retriever(tmp_path)
+    options = options_of(compressor=kind, compressor_model_path=str(tmp_path), num_memory_tokens=3)
+    reader = FusionReader(tiny_t5(), max_padded_tokens=99)
+    built = build_compressor(options, Ranks(), None, reader, reader_tokenizer())
+    assert built is not None
+    expected = sum(parameter.numel() for _, parameter in built[0].own_named_parameters())
+    assert count_weights(options, None, reader.model.config) == expected

@@ -41,6 +41,19 @@ def test_the_plan_says_what_the_run_has_and_needs(world: Path) -> None:
     assert "memory per worker" in text and "disk for --save_index_path" in text
 
 
+def test_a_compressor_is_counted_and_its_model_looked_for(world: Path, tmp_path: Path) -> None:
+    flags = {"compressor": "encoder", "compressor_model_path": world / "retriever"}
+    text = "\n".join(lines(world, **flags))
+    assert re.search(r"compressor: 0\.[01] M weights", text)
+    assert "compressor:" not in "\n".join(lines(world))
+    with pytest.raises(OptionError, match=r"--compressor_layers \(9\) must be at most 2"):
+        lines(world, compressor="n_layers", compressor_layers=9)
+    shutil.copytree(world / "retriever", tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"compressor '.*half' cannot be loaded: no weights"):
+        lines(world, **flags | {"compressor_model_path": tmp_path / "half"})
+
+
 def test_a_compressed_index_takes_memory_for_its_codes_and_disk_for_its_vectors(
     world: Path,
 ) -> None:

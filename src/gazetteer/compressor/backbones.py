@@ -35,19 +35,40 @@ def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
     Raises:
         OptionError: it has not so many.
     """
-    config = copy.deepcopy(model.config)
-    there: int = config.num_hidden_layers
-    wanted = -(-there // 4) if layers is None else layers
-    if wanted > there:
-        raise OptionError(f"--compressor_layers ({wanted}) must be at most {there}, the reader's")
-    config.num_hidden_layers = wanted
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:wanted]
+    config = shortened(model.config, layers)
     kind = _encoder_class(config)
     made = kind._from_config(config, attn_implementation=model.config._attn_implementation)
     source = _base(without_adapters(model) if has_adapters(model) else model).state_dict()
     made.load_state_dict({name: source[name] for name in made.state_dict()})
     return made
+
+
+def shortened(config: Any, layers: int | None) -> Any:  # noqa: ANN401 - each type has its own
+    """The config of a model of so many of its layers; None: a quarter, rounded up.
+
+    Raises:
+        OptionError: it has not so many.
+    """
+    there: int = config.num_hidden_layers
+    wanted = -(-there // 4) if layers is None else layers
+    if wanted > there:
+        raise OptionError(f"--compressor_layers ({wanted}) must be at most {there}, the reader's")
+    changed = copy.deepcopy(config)
+    changed.num_hidden_layers = wanted
+    if getattr(changed, "layer_types", None):
+        changed.layer_types = changed.layer_types[:wanted]
+    return changed
+
+
+def encoder_on_meta(config: Any) -> PreTrainedModel:  # noqa: ANN401
+    """A model without weights, to count them.
+
+    Raises:
+        ValueError: a config of something that encodes nothing.
+    """
+    kind = _encoder_class(config)
+    with torch.device("meta"):
+        return kind(config, **_without_pooler(kind))
 
 
 def own_encoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -56,40 +77,57 @@ def own_encoder(model: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_encoder()) if is_t5 else _base(model)
 
 
+def read_config(name_or_folder: str) -> Any:  # noqa: ANN401
+    """The config of what can compress.
+
+    Raises:
+        CheckpointError: nothing usable under that name.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_folder)
+        _encoder_class(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(name_or_folder, error) from error
+    return config
+
+
 def load_backbone(
-    name_or_folder: str, *, dropout: float, attention: str, has_tokenizer: bool = True
+    name_or_folder: str, *, dropout: float, attention: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """An encoder such as BERT or ModernBERT, the encoder of a T5, or a decoder without its head.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
     """
+    config = read_config(name_or_folder)
     try:
-        config = AutoConfig.from_pretrained(name_or_folder)
         # Each type of model has names of its own for its dropouts.
         for name, value in config.to_dict().items():
             if "dropout" in name and isinstance(value, float):
                 setattr(config, name, dropout)
         kind = _encoder_class(config)
-        takes_pooler = "add_pooling_layer" in inspect.signature(kind).parameters
         model, keys = kind.from_pretrained(
             name_or_folder,
             config=config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
-            **({"add_pooling_layer": False} if takes_pooler else {}),
+            **_without_pooler(kind),
         )
         if keys["missing_keys"]:
             missing = sorted(keys["missing_keys"])
             raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"compressor '{name_or_folder}' cannot be loaded: {reason} (--compressor_model_path)"
-        ) from error
+        raise _cannot_load(name_or_folder, error) from error
     return model, tokenizer
+
+
+def _cannot_load(name: str, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0]
+    return CheckpointError(
+        f"compressor '{name}' cannot be loaded: {reason} (--compressor_model_path)"
+    )
 
 
 def new_mapping(width: int, reader_width: int) -> nn.Module:
@@ -99,6 +137,12 @@ def new_mapping(width: int, reader_width: int) -> nn.Module:
     """
     hidden = 2 * reader_width
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, reader_width))
+
+
+def _without_pooler(kind: Any) -> dict[str, bool]:  # noqa: ANN401 - a class of transformers
+    """What leaves out the layer that some have above their states."""
+    takes_pooler = "add_pooling_layer" in inspect.signature(kind).parameters
+    return {"add_pooling_layer": False} if takes_pooler else {}
 
 
 def _base(model: PreTrainedModel) -> PreTrainedModel:
