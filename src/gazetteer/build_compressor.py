@@ -18,6 +18,7 @@ from gazetteer.compressor.backbones import (
     first_layers,
     load_backbone,
     own_encoder,
+    positions,
     read_config,
     shortened,
 )
@@ -70,6 +71,7 @@ def build_compressor(
         )
     else:
         made, tokenizer = _new(options, ranks, settings, reader, reader_tokenizer)
+    _require_fit(options, settings, made)
     if options.optimisation.use_gradient_checkpoint_reader and not made.is_shared:
         enable_gradient_checkpointing(made.backbone)  # type: ignore[arg-type]
     for line in describe(settings):
@@ -252,6 +254,20 @@ def _require_question(options: Options, settings: CompressorSettings, reader: Re
             f"--compressor_format ({settings.format}) must use {{query}}, or come with a"
             " --decoder_prompt_format that does: else the reader never sees the question"
         )
+
+
+def _require_fit(options: Options, settings: CompressorSettings, made: Compressor) -> None:
+    """Refuse what the backbone is not: longer than its positions, or of other layers."""
+    config: Any = made.backbone.config
+    longest, learned = positions(config), settings.learned_tokens
+    if longest is not None and settings.max_tokens + learned > longest:
+        raise OptionError(
+            f"--compressor_maxlength ({settings.max_tokens}) must be at most {longest - learned}:"
+            f" the compressor has {longest} positions, and {learned} are for learned tokens"
+        )
+    asked, there = options.compressor.compressor_layers, config.num_hidden_layers
+    if settings.kind == "n_layers" and asked not in (None, there):
+        raise OptionError(f"--compressor_layers ({asked}) must be {there}, as in the checkpoint")
 
 
 def _require_relevance(options: Options, settings: CompressorSettings) -> None:

@@ -53,6 +53,21 @@ def test_what_was_trained_is_evaluated_without_saying_so_again(world: Path) -> N
     assert "dev.jsonl/compression_rate" not in logged(world, "whole", "eval")[0]
 
 
+def test_a_rate_that_was_not_achieved_is_told(world: Path) -> None:
+    """Passages here have some 20 tokens: 16 for each vector need two, at 10 each."""
+    for rate, is_told in ((16, True), (2, False)):
+        run_evaluate(world, name=f"rate{rate}", compressor="pool", compression_rate=rate)
+        log = (world / "experiments" / f"rate{rate}" / "run.log").read_text(encoding="utf-8")
+        assert ("--compression_rate asked for 16: passages are shorter" in log) == is_told
+
+
+def test_positions_are_enough_for_learned_tokens(world: Path) -> None:
+    flags = {"compressor": "encoder", "compressor_model_path": world / "retriever"}
+    message = r"--compressor_maxlength \(512\) must be at most 504: the compressor has 512"
+    with pytest.raises(OptionError, match=message):
+        run_evaluate(world, name="long", compressor_maxlength=512, **flags)
+
+
 def test_what_never_learned_relevance_orders_nothing(world: Path) -> None:
     with pytest.raises(OptionError, match=r"--rerank_by_compressor \(4\) must come with"):
         run_evaluate(world, name="no", compressor="pool", rerank_by_compressor=4)

@@ -145,6 +145,14 @@ def _without_pooler(kind: Any) -> dict[str, bool]:  # noqa: ANN401 - a class of 
     return {"add_pooling_layer": False} if takes_pooler else {}
 
 
+def positions(config: Any) -> int | None:  # noqa: ANN401
+    """How long a sequence may be; None where positions are relative."""
+    count = getattr(config, "max_position_embeddings", None)
+    # RoBERTa counts from behind the number of its padding token.
+    is_shifted = "roberta" in config.model_type or config.model_type == "camembert"
+    return count if count is None or not is_shifted else count - config.pad_token_id - 1
+
+
 def _base(model: PreTrainedModel) -> PreTrainedModel:
     """The model below the head; T5 with its heads stands for itself."""
     return cast(PreTrainedModel, model.base_model)

@@ -141,7 +141,7 @@ class Compressor(nn.Module):
         Returns:
             Vectors with gradient, unless called under `torch.no_grad`.
         """
-        tokens = [ids for passages in inputs for ids in passages]
+        tokens = [ids for passages in inputs for ids in passages if len(ids)]
         table = np.zeros((len(inputs), max((len(p) for p in inputs), default=0)), dtype=np.int64)
         for row, passages in zip(table, inputs, strict=True):
             row[: len(passages)] = [len(ids) for ids in passages]

@@ -41,6 +41,18 @@ class CompressorSettings:
     max_passage_tokens: int | None = None
     has_relevance: bool = False
 
+    @property
+    def asked_rate(self) -> float | None:
+        """Passage tokens for each vector where passages are as long as may be; None: any."""
+        if self.rate is None and self.max_passage_tokens is not None:
+            return self.max_passage_tokens / self.vectors
+        return self.rate
+
+    @property
+    def learned_tokens(self) -> int:
+        """Of one sequence, at most."""
+        return (self.vectors if self.pooling == "memory" else 0) + int(self.has_relevance)
+
     def save(self, folder: Path) -> None:
         """Write `compressor.json`."""
         replace_json(folder / SETTINGS_FILE, asdict(self))

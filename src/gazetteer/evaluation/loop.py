@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -29,6 +29,8 @@ from gazetteer.tasks.base import Task
 from gazetteer.tasks.batches import BatchBuilder
 
 RECALL_CUTOFFS = (1, 5, 20, 100)
+RATE_TOLERANCE = 0.1
+"""Share by which the achieved rate may miss the one asked for without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ class ReadingStage:
 
     def encode(self, batch: Batch, hits: Hits, n_context: int) -> tuple[Compressed, Hits]:
         """What the reader decodes over, in evaluation mode, and the hits behind it, in order."""
-        inputs, beside = self.inputs.of(batch.queries, hits), self.inputs.beside(batch.queries)
+        inputs = self.inputs.of(batch.queries, hits)
+        beside = self.inputs.beside(batch.queries) if self.compressor else ()
         with evaluation_mode(self.reader), evaluation_mode(self.compressor or self.reader):
             encoded = encode_passages(self.reader, self.compressor, inputs, beside)
         if not self.candidates:
@@ -130,6 +133,17 @@ class Evaluator:
         for line, score in tally.scores(self.ranks) if tally is not None else ():
             totals.add_unit(score, line)
         return totals.measured(self._metric_names())
+
+    def remarks(self, measured: Measured) -> Iterator[str]:
+        """What the log should say beside the metrics."""
+        compressor = self.reading.compressor if self.reading else None
+        asked = compressor.settings.asked_rate if compressor else None
+        achieved = measured.averages.get(COMPRESSION_RATE)
+        if asked and achieved and abs(achieved - asked) > RATE_TOLERANCE * asked:
+            yield (
+                f"compression_rate is {achieved:.1f}, --compression_rate asked for {asked:g}:"
+                " passages are shorter, or were cut, and each has at least one vector"
+            )
 
     def _tally(self, batches: BatchBuilder) -> ChoiceTally | None:
         if self.reading is None or not self.task.debiases:

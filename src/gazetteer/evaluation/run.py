@@ -127,6 +127,8 @@ def evaluate_all(
             evaluation.name,
         )
         reporter.evaluation(step, evaluation.name, measured.averages, measured.intervals)
+        for line in evaluation.evaluator.remarks(measured):
+            logger.warning("%s: %s", evaluation.name, line)
 
 
 def evaluate_collections(
