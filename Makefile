@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: install demo demo-compress test check bench docs
+.PHONY: install demo demo-compress test test-cluster check bench docs
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,13 @@ demo-compress: install
 
 test: install
 	$(BIN)/pytest
+
+# Slurm itself, in a folder of its own, as root on Debian or Ubuntu; everything it starts is ended by number.
+CLUSTER_PACKAGES := slurmd slurmctld slurm-client munge slurm-wlm-basic-plugins iproute2
+test-cluster: install
+	command -v slurmctld ip ss >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
+	    apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES); }
+	$(BIN)/pytest -m cluster tests/cluster
 
 check: install
 	$(BIN)/ruff format --check .
