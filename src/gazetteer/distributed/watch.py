@@ -38,7 +38,7 @@ SLEEP_SECONDS = 3.0
 """Between two beats: this process was suspended itself, and knows nothing of the others."""
 GOODBYE_SECONDS = 5.0
 """How long rank 0 keeps the store open for the others."""
-ALARM, VERDICT, LEFT = "alarm", "verdict", "peers_left"
+ALARM, VERDICT = "alarm", "verdict"
 
 
 @contextmanager
@@ -164,11 +164,12 @@ class PeerWatch:
         for thread in self._threads:
             thread.join(timeout=GOODBYE_SECONDS)
         with suppress(RuntimeError):
-            gone = self._store.add(LEFT, 1)
+            # Setting is not answered: nobody waits for a store that then ends.
+            self._store.set(_left_key(self._rank), "yes")
+            keys = [_left_key(peer) for peer in self._peers]
             deadline = time.monotonic() + GOODBYE_SECONDS
-            while self._rank == 0 and gone <= len(self._peers) and time.monotonic() < deadline:
+            while self._rank == 0 and not self._store.check(keys) and time.monotonic() < deadline:
                 time.sleep(0.01)
-                gone = self._store.add(LEFT, 0)
 
     def stop(self) -> None:
         """Fall silent: this process is about to end."""
@@ -282,3 +283,7 @@ def _beat_key(rank: int) -> str:
 
 def _failure_key(rank: int) -> str:
     return f"peer_failure/{rank}"
+
+
+def _left_key(rank: int) -> str:
+    return f"peer_left/{rank}"
