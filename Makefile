@@ -33,7 +33,7 @@ test: install
 # Slurm itself, in a folder of its own, as root on Debian or Ubuntu; everything it starts is ended by number.
 CLUSTER_PACKAGES := slurmd slurmctld slurm-client munge slurm-wlm-basic-plugins iproute2
 test-cluster: install
-	command -v slurmctld ip ss >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
+	command -v slurmctld >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
 	    apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES); }
 	$(BIN)/pytest -m cluster tests/cluster
 

@@ -108,9 +108,9 @@ class Cluster:
         for state in ("PENDING", "RUNNING"):
             subprocess.run(["scancel", f"--state={state}"], env=self.environment, timeout=20)
         deadline = time.monotonic() + 20
-        while self._tasks() and time.monotonic() < deadline:
+        while self.tasks() and time.monotonic() < deadline:
             time.sleep(0.5)
-        for task in self._tasks():
+        for task in self.tasks():
             _kill(task)
         for name in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "munged"):
             self._stop(name)
@@ -144,7 +144,7 @@ class Cluster:
 
     def lose_node(self, node: str) -> None:
         """End its daemon, step daemons and tasks at once, as a power cut does."""
-        tasks = self._tasks(node)
+        tasks = self.tasks(node)
         parents = {_parent(task) for task in tasks}
         _kill(int((self.folder / f"slurmd.{node}.pid").read_text()))
         for process in [*(p for p in parents if _name(p).startswith("slurmstepd")), *tasks]:
@@ -153,11 +153,12 @@ class Cluster:
     def start_node(self, node: str) -> None:
         self.ask("slurmd", "-N", node)
 
-    def _tasks(self, node: str | None = None) -> list[int]:
+    def tasks(self, node: str | None = None) -> list[int]:
+        """Processes of the jobs, of one node or of both."""
         settings = [f"SLURM_CONF={self.folder / 'slurm.conf'}"]
         if node is not None:
             return processes_with(*settings, f"SLURMD_NODENAME={node}")
-        return [task for name in NODES for task in self._tasks(name)]
+        return [task for name in NODES for task in self.tasks(name)]
 
     def _stop(self, name: str) -> None:
         path = self.folder / f"{name}.pid"
