@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,13 +32,12 @@ SIZES = {
 """T5 v1.1."""
 
 
-def config_of(size: str, layers: int | None = None) -> T5Config:
+def config_of(size: str, layers: int | None = None) -> Any:  # noqa: ANN401 - a T5Config
     """A size of T5 v1.1, with so many layers in its encoder."""
-    values = dict(SIZES[size])
-    config = T5Config(
-        vocab_size=32128, d_kv=64, feed_forward_proj="gated-gelu", tie_word_embeddings=False,
-        decoder_start_token_id=0, num_decoder_layers=values["num_layers"], **values,
-    )  # fmt: skip
+    values: dict[str, Any] = {**SIZES[size], "num_decoder_layers": SIZES[size]["num_layers"]}
+    values |= {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu"}
+    values |= {"tie_word_embeddings": False, "decoder_start_token_id": 0}
+    config: Any = T5Config(**values)
     config.num_layers = layers or config.num_layers
     config._attn_implementation = "eager"
     return config

@@ -174,9 +174,13 @@ def rows() -> dict[str, Row]:
     for name, (kind, backbone, poolings) in kinds.items():
         for pooling in poolings:
             for asks in (True, False):
-                bounds = {"least": 0.95} if asks else {"most": 0.40}
                 made[f"{name}-{pooling}-{'asks' if asks else 'blind'}"] = Row(
-                    kind=kind, backbone=backbone, pooling=pooling, asks=asks, **bounds
+                    kind=kind,
+                    backbone=backbone,
+                    pooling=pooling,
+                    asks=asks,
+                    least=0.95 if asks else 0.0,
+                    most=1.0 if asks else 0.40,
                 )
     return made
 
