@@ -263,7 +263,7 @@ def failed_together(error: BaseException) -> bool:
     """Whether an error may come from a collective rather than from this worker itself."""
     if isinstance(error, dist.DistError):
         return True
-    words = ("gloo", "nccl", "connection", "timed out", "store")
+    words = ("gloo", "nccl", "connection", "timed out", "timeout", "store")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 

@@ -144,6 +144,7 @@ def test_leaving_together_leaves_no_alarm(meet) -> None:
     ("error", "expected"),
     [
         (RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Connection closed by peer"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
         (dist.DistBackendError("NCCL error"), True),
         (RuntimeError("shapes (2, 3) and (4) do not fit"), False),
         (ValueError("gloo"), False),
