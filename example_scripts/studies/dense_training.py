@@ -29,6 +29,7 @@ from dense_training_plan import (
     IN_BATCH,
     METHODS,
     MINED,
+    MINED_LEAD,
     UNIT,
     Collection,
     Command,
@@ -193,11 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     parser = build_parser()
     options = parser.parse_args(arguments)
-    for unit in ("", UNIT):
-        if unit + MINED in options.methods and unit + IN_BATCH not in options.methods:
-            parser.error(
-                f"--methods {unit}{MINED} needs {unit}{IN_BATCH}, which finds its negatives"
-            )
+    for method in options.methods:
+        unit = UNIT if method.startswith(UNIT) else ""
+        is_mined = method.removeprefix(UNIT) in (MINED, MINED_LEAD)
+        if is_mined and unit + IN_BATCH not in options.methods:
+            parser.error(f"--methods {method} needs {unit}{IN_BATCH}, which finds its negatives")
     study = study_of(options)
     if options.print:
         print(*(command for part in study.parts() for command in part.commands), sep="\n")

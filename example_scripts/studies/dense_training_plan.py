@@ -11,11 +11,15 @@ from dense_training_data import VALIDATION
 
 START = "start"
 IN_BATCH, RANDOM, BM25, MINED, LOOP, LEAD = "batch", "random", "bm25", "mined", "loop", "lead"
+MINED_LEAD = "mined-lead"
 UNIT = "unit-"
 """Before the name of a way to train: with embeddings of length 1, and a temperature to match."""
-METHODS = (IN_BATCH, BM25, LOOP, MINED, LEAD, RANDOM, UNIT + IN_BATCH, UNIT + BM25, UNIT + MINED)
+METHODS = (
+    IN_BATCH, BM25, LOOP, MINED, LEAD, MINED_LEAD, RANDOM, UNIT + IN_BATCH, UNIT + BM25,
+    UNIT + MINED,
+)  # fmt: skip
 TEACHER = "teacher"
-ALONE = BM25
+ALONE = {LEAD: BM25, MINED_LEAD: MINED}
 """The student alone, with which LEAD is compared: the same in everything but the teacher."""
 
 
@@ -166,7 +170,7 @@ class Study:
         commands, needs = [], [f"{collection.name}-{held}-lines"]
         unit, method = UNIT if method.startswith(UNIT) else "", method.removeprefix(UNIT)
         lines = RANDOM if method == RANDOM else BM25
-        if method == MINED:
+        if ALONE.get(method, method) == MINED:
             lines = f"{unit}{MINED}-{seed}"
             source = f"{collection.name}-{held}-{unit}{IN_BATCH}-{seed}"
             commands.append(self._hard_lines(collection, held, lines, source))
@@ -186,7 +190,7 @@ class Study:
             words += flags(retriever_normalize=True, dense_temperature=0.05)
         if method == LOOP:
             words += self._mining(self.steps or collection.steps)
-        if method == LEAD:
+        if method in ALONE:
             words += flags(
                 teacher=self.teacher, teacher_kind="de", distill_layer_num=2,
                 layer_selection="last", layer_score_reweight=True, layer_temperature=1,
