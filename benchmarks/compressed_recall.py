@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks import texts
 from benchmarks.measure import interleave, report
-from gazetteer.build import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.index import FlatShard
 from gazetteer.index.codec import CodecKind, CodecSettings, probed_lists

@@ -27,7 +27,7 @@ from torch import nn
 from benchmarks import texts
 from benchmarks.embedding import float32_product
 from benchmarks.measure import interleave, report
-from gazetteer.build import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.marked_templates import MarkedTemplate
 from gazetteer.data.sampling import Draw

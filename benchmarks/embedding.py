@@ -29,7 +29,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import texts
 from benchmarks.measure import interleave, report
-from gazetteer.build import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.passages import PassageStore, write_passages
 from gazetteer.data.templates import PassageTemplate

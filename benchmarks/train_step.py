@@ -26,7 +26,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.measure import interleave, report
-from gazetteer.build import PADDED_TOKENS
+from gazetteer.build_retriever import PADDED_TOKENS
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.losses import RETRIEVER_LOSSES, reader_loss
 from gazetteer.reader import FusionReader
