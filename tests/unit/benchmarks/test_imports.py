@@ -3,8 +3,9 @@
 import importlib
 import pkgutil
 
-import benchmarks
 import pytest
+
+import benchmarks
 
 
 @pytest.mark.parametrize(
