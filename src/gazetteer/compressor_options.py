@@ -21,9 +21,8 @@ class CompressorOptions:
     """Compressor: few vectors of each passage, between search and reader, and what teaches it."""
 
     compressor: Literal["none", "n_layers", "encoder", "pool"] | None = flag(
-        None, "the reader's first layers, another model, or the reader's own; none = that of"
-        " --model_path, if any (new)",
-    )  # fmt: skip
+        None, "reader's first layers, another model, reader's own; none = --model_path's (new)"
+    )
     compressor_model_path: str | None = flag(None, "encoder: hub name or folder of the model (new)")
     compressor_layers: int | None = flag(
         None, "n_layers: how many are copied; none = a quarter of the reader's (new)"
