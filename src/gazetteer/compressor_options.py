@@ -21,7 +21,7 @@ class CompressorOptions:
     """Compressor: few vectors of each passage, between search and reader, and what teaches it."""
 
     compressor: Literal["none", "n_layers", "encoder", "pool"] | None = flag(
-        None, "reader's first layers, another model, reader's own; none = --model_path's (new)"
+        None, "what compresses passages; none = what --model_path has (new)"
     )
     compressor_model_path: str | None = flag(None, "encoder: hub name or folder of the model (new)")
     compressor_layers: int | None = flag(
