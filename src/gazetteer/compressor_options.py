@@ -28,7 +28,7 @@ class CompressorOptions:
         None, "n_layers: how many are copied; none = a quarter of the reader's (new)"
     )
     compressor_pooling: Literal["memory", "mean", "first"] | None = flag(
-        None, "learned tokens at the end, spans averaged, or first states; none = memory (new)"
+        None, "learned tokens, averages of spans, or first states; none = memory (new)"
     )
     num_memory_tokens: int | None = flag(
         None, "vectors of a passage; none = 8 without --compression_rate (new)"
@@ -47,7 +47,7 @@ class CompressorOptions:
         0.0, "weight of the token KL to the same reader on whole passages; 0 = no (new)"
     )
     rerank_target: Literal["none", "file", "reader"] = flag(
-        "none", "what relevance is learned from: reranking_scores of the lines, or the reader (new)"
+        "none", "what teaches relevance: reranking_scores of the lines, or the reader (new)"
     )
     rerank_weight: float = flag(0.05, "weight of what relevance learns (new)")
     rerank_by_compressor: int = flag(

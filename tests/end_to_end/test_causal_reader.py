@@ -148,7 +148,7 @@ def test_passages_given_with_the_questions_are_read(world: Path) -> None:
         ({"task": "mlm"}, "--task mlm needs a reader that knows T5's sentinels"),
         (
             {"n_context": 20},
-            r"--n_context \(20\) x --text_maxlength \(64\) must leave room in the 512",
+            r"--n_context \(20\) x --text_maxlength \(64\) must leave room in the 1024",
         ),
         ({"reader_lora_rank": 2, "reader_lora_modules": "nothing"}, "--reader_lora_modules: "),
     ],
