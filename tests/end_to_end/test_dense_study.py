@@ -25,6 +25,7 @@ METHODS = (
     "loop",
     "mined",
     "lead",
+    "mined-lead",
     "random",
     "unit-batch",
     "unit-bm25",
