@@ -147,8 +147,8 @@ def test_passages_given_with_the_questions_are_read(world: Path) -> None:
         ({"train_retriever": True, "reader_layer_num": 1}, r"--reader_layer_num \(1\)"),
         ({"task": "mlm"}, "--task mlm needs a reader that knows T5's sentinels"),
         (
-            {"n_context": 20},
-            r"--n_context \(20\) x --text_maxlength \(64\) must leave room in the 1024",
+            {"n_context": 40},
+            r"--n_context \(40\) x --text_maxlength \(64\) must leave room in the 2048",
         ),
         ({"reader_lora_rank": 2, "reader_lora_modules": "nothing"}, "--reader_lora_modules: "),
     ],

@@ -53,7 +53,7 @@ def tiny_llama(seed: int = 0, *, layers: int = 2, is_tied: bool = True) -> Llama
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         tie_word_embeddings=is_tied,
         initializer_range=0.2,
         pad_token_id=0,
