@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from joint_pretraining import once, run_command
-from joint_pretraining_plan import Command, flags
+from study_parts import Command, flags, once, run_command
 
 from gazetteer.compress import lines, scoreboard
 from gazetteer.errors import GazetteerError, OptionError
@@ -129,7 +128,7 @@ class Study:
         if not asked_later:
             # Else a compressor that does not see the query would leave T5 without it.
             given["decoder_prompt_format"] = "{query}"
-        return Command("train", tuple(map(str, flags(**(given | more)))))
+        return Command("train.py", tuple(map(str, flags(**(given | more)))))
 
 
 def slug(row: str) -> str:

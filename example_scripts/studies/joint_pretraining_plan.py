@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazetteer.option_rules import Program
+from study_parts import Command, flags
 
 CLOSED = ("none", "closed")
 FIXED = (*CLOSED, "fixed")
@@ -18,22 +17,6 @@ ROWS = (
     *(("untouched", method) for method in (*METHODS, *SIGNALS)),
     ("none", "closed"), ("none", "pdist"), ("fixed", "fixed"), ("pdist", "pdist"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A call of train.py or evaluate.py.
-
-    Attributes:
-        program: "train" or "evaluate".
-        words: after its name.
-    """
-
-    program: Program
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return shlex.join([f"{self.program}.py", *self.words])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +37,6 @@ class Part:
     shots: int = 0
     seed: int = 0
     is_kept: bool = True
-
-
-def flags(**values: object) -> list[str]:
-    """Words of a command line; True is a switch."""
-    words = []
-    for name, value in values.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +179,10 @@ class Study:
             save_freq=steps,
             write_results=True, dont_write_passages=True,
         )  # fmt: skip
-        return Command("train", (*self._common(name), *words, *more))
+        return Command("train.py", (*self._common(name), *words, *more))
 
     def _evaluate(self, name: str, words: Sequence[str], **values: object) -> Command:
-        return Command("evaluate", (*self._common(name), *words, *flags(**values)))
+        return Command("evaluate.py", (*self._common(name), *words, *flags(**values)))
 
     def _search(self, name: str) -> Command:
         return self._evaluate(

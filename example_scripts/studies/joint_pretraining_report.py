@@ -5,7 +5,6 @@ What is not run yet is left out; every row says how many seeds it stands for.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -14,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from study_parts import seconds_of, write_report
 
 from gazetteer.metrics.answers import accuracy, f1
 from gazetteer.tasks.passage_text import words_as_shown
@@ -115,9 +116,7 @@ def filled(folder: Path) -> Metrics:
 
 def read_study(folder: Path) -> Study:
     """Everything that is done in a study's folder: what has its seconds noted."""
-    seconds = {
-        path.name: float(path.read_text()) for path in sorted((folder / "seconds").iterdir())
-    }
+    seconds = seconds_of(folder)
     experiments = folder / "experiments"
     pretrained, found, tuned = {}, {}, []
     for name in seconds:
@@ -299,15 +298,8 @@ def report(study: Study) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, required=True, help="what the study was given")
-    options = parser.parse_args(arguments)
-    if not (options.folder / "seconds").is_dir():
-        parser.error(f"--folder ({options.folder}): no study was run there")
-    text = report(read_study(options.folder))
-    (options.folder / "report.md").write_text(text, encoding="utf-8")
-    print(text, end="")
-    return 0
+    description = (__doc__ or "").partition("\n")[0]
+    return write_report(lambda folder: report(read_study(folder)), description, arguments)
 
 
 if __name__ == "__main__":

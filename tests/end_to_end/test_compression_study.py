@@ -57,7 +57,8 @@ def test_every_row_is_trained_once_and_scored(
     assert set(done) == {"data", "lines", "whole", "memory-query", "mean-none"}
     capsys.readouterr()
     assert study.main(shlex.split(f"{words} --print")) == 0
-    commands = capsys.readouterr().out.strip().split("train.py ")[1:]
+    # Words may hold line breaks.
+    commands = capsys.readouterr().out.strip().split("python train.py ")[1:]
     options = [parse_options(shlex.split(each), program="train") for each in commands]
     assert [each.experiment.name for each in options] == ["whole", "memory-query", "mean-none"]
     assert "{query}" not in options[2].compressor.compressor_format

@@ -103,7 +103,7 @@ def test_all_of_its_commands_parse(
 ) -> None:
     words = ["--output_directory", str(world / "out"), "--retriever", str(world / "retriever")]
     assert study.main([*words, "--print"]) == 0
-    planned = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    planned = [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
     names = [words[words.index("--name") + 1] for words in planned]
     assert len(set(names)) == len(names)
     # Three ways to pre-train, ten rows twice, three seeds; what learnt to search is searched with.

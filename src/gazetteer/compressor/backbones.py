@@ -7,7 +7,6 @@ decoder with rotary positions no layer can be called by hand.
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any, cast
 
 import torch
@@ -20,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 
 from gazetteer.adapters import has_adapters, without_adapters
 from gazetteer.errors import CheckpointError, OptionError
+from gazetteer.pretrained import load_whole, set_dropout, unused_layers
 
 
 def first_layers(model: PreTrainedModel, layers: int | None) -> PreTrainedModel:
@@ -68,7 +68,7 @@ def encoder_on_meta(config: Any) -> PreTrainedModel:  # noqa: ANN401
     """
     kind = _encoder_class(config)
     with torch.device("meta"):
-        return kind(config, **_without_pooler(kind))
+        return kind(config, **unused_layers(kind))
 
 
 def own_encoder(model: PreTrainedModel) -> PreTrainedModel:
@@ -101,22 +101,8 @@ def load_backbone(
     """
     config = read_config(name_or_folder)
     try:
-        # Each type of model has names of its own for its dropouts.
-        for name, value in config.to_dict().items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(config, name, dropout)
-        kind = _encoder_class(config)
-        model, keys = kind.from_pretrained(
-            name_or_folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            output_loading_info=True,
-            **_without_pooler(kind),
-        )
-        if keys["missing_keys"]:
-            missing = sorted(keys["missing_keys"])
-            raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
+        set_dropout(config, dropout)
+        model = load_whole(_encoder_class(config), name_or_folder, config, attention)
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load(name_or_folder, error) from error
@@ -137,12 +123,6 @@ def new_mapping(width: int, reader_width: int) -> nn.Module:
     """
     hidden = 2 * reader_width
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, reader_width))
-
-
-def _without_pooler(kind: Any) -> dict[str, bool]:  # noqa: ANN401 - a class of transformers
-    """What leaves out the layer that some have above their states."""
-    takes_pooler = "add_pooling_layer" in inspect.signature(kind).parameters
-    return {"add_pooling_layer": False} if takes_pooler else {}
 
 
 def positions(config: Any) -> int | None:  # noqa: ANN401

@@ -7,7 +7,6 @@ by `retriever/loading.py`.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from gazetteer.lead.cross_encoder import CrossLayers
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.heads import head_of, pair_format
 from gazetteer.lead.late_interaction import LateInteraction, Marking
+from gazetteer.pretrained import unused_layers
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, MultiVectorEncoder
@@ -194,10 +194,8 @@ def _plain_cross_encoder(name: str, attention: str) -> CrossEncoder:
 
 def _transformer(name: str, attention: str) -> Any:  # noqa: ANN401 - the library's Transformer
     kind: Any = MODEL_MAPPING[type(AutoConfig.from_pretrained(name))]
-    takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
-    unused = {"add_pooling_layer": False} if takes_layer else {}
     return _library().base.modules.Transformer(
-        name, model_kwargs={"attn_implementation": attention} | unused
+        name, model_kwargs={"attn_implementation": attention} | unused_layers(kind)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from transformers import (
 
 from gazetteer.adapters import load_adapters, save_model
 from gazetteer.errors import CheckpointError
+from gazetteer.pretrained import load_whole, set_dropout, unused_layers
 from gazetteer.retriever.dual_encoder import DualEncoder
 from gazetteer.retriever.encoder import FIRST_DECODER_TOKEN, EmbeddingBatch, Pooling, TextEncoder
 from gazetteer.retriever.head import NewHead, save_head
@@ -127,7 +127,7 @@ def tower_on_meta(name_or_folder: str, asked: Asked) -> TextEncoder:
         )
         kind = _model_class(config, way.pooling)
         with torch.device("meta"):
-            model = kind(config, **_unused_layers(kind))
+            model = kind(config, **unused_layers(kind))
     except (OSError, ValueError) as error:
         raise _cannot_load(name_or_folder, error) from error
     head = way.heads[0] if way.heads else None
@@ -182,38 +182,20 @@ def _model_class(config: Any, pooling: Pooling) -> Any:  # noqa: ANN401
     return MODEL_MAPPING[type(config)]
 
 
-def _unused_layers(kind: Any) -> dict[str, bool]:  # noqa: ANN401
-    """What leaves out the layer that some have above the token states."""
-    takes_layer = "add_pooling_layer" in inspect.signature(kind).parameters
-    return {"add_pooling_layer": False} if takes_layer else {}
-
-
 def _load_model(
     source: str, pooling: Pooling, dropout: float, attention: Attention, fill: Fill | None
 ) -> Any:  # noqa: ANN401
     """The model in float32."""
     config = encoder_config(source)
-    # Each type of model has names of its own for its dropouts; some read them in every forward.
-    for name, value in config.to_dict().items():
-        if "dropout" in name and isinstance(value, float):
-            setattr(config, name, dropout)
+    set_dropout(config, dropout)
     kind = _model_class(config, pooling)
-    unused = _unused_layers(kind)
-    if fill is not None:
-        model = kind._from_config(config, attn_implementation=attention, **unused).eval()
-        fill(model)
+    if fill is None:
+        model = load_whole(kind, source, config, attention)
     else:
-        model, keys = kind.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            output_loading_info=True,
-            **unused,
-        )
-        if keys["missing_keys"]:
-            missing = sorted(keys["missing_keys"])
-            raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
+        model = kind._from_config(
+            config, attn_implementation=attention, **unused_layers(kind)
+        ).eval()
+        fill(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
