@@ -20,8 +20,8 @@ from typing import Any
 from factbook_fields import FIELDS
 
 from gazetteer.compress.records import OfflineRecord, titled, write_records
+from gazetteer.mining.bm25 import import_bm25s
 from gazetteer.one_line_errors import exit_code
-from gazetteer.optional_packages import import_optional
 
 SPLITS = ("train", "dev", "test")
 CANDIDATES = 20
@@ -39,7 +39,7 @@ def found_by_words(documents: Sequence[str], questions: Sequence[str]) -> list[l
     Raises:
         OptionError: bm25s is not installed.
     """
-    bm25s = import_optional("bm25s", "passages beside the one with the answer need bm25s")
+    bm25s = import_bm25s("passages beside the one with the answer need bm25s")
     index = bm25s.BM25()
     index.index(bm25s.tokenize(documents, show_progress=False), show_progress=False)
     rows, _ = index.retrieve(

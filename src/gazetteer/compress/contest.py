@@ -14,7 +14,7 @@ from typing import Any
 from gazetteer.compress.records import OfflineRecord
 from gazetteer.errors import OptionError
 from gazetteer.files import replace_json
-from gazetteer.optional_packages import import_optional
+from gazetteer.mining.bm25 import import_bm25s
 from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, parse_options, read_options
 
 CLOSED, WHOLE, FIRST, BM25 = "closed book", "uncompressed", "first passage", "BM25's first passage"
@@ -115,7 +115,7 @@ def best_by_words(records: Sequence[OfflineRecord]) -> list[OfflineRecord]:
     Raises:
         OptionError: bm25s is not installed.
     """
-    bm25s = import_optional("bm25s", "the row of BM25's first passage needs bm25s")
+    bm25s = import_bm25s("the row of BM25's first passage needs bm25s")
     documents = list(dict.fromkeys(text for record in records for text in record.documents))
     place = {text: number for number, text in enumerate(documents)}
     index = bm25s.BM25()

@@ -52,7 +52,7 @@ class Bm25:
     def __init__(
         self, corpus: PassageStore, settings: Bm25Settings, *, show_progress: bool
     ) -> None:
-        bm25s = _import_bm25s()
+        bm25s = import_bm25s()
         self._count = corpus.count
         self._words = bm25s.tokenization.Tokenizer(
             splitter=WORDS, stopwords=settings.stopwords or [], stemmer=_stemmer(settings.stemmer)
@@ -103,8 +103,13 @@ def _texts(corpus: PassageStore, update: Callable[[int], object]) -> Iterator[st
         update(len(batch.ids))
 
 
-def _import_bm25s() -> Any:  # noqa: ANN401 - a module
-    bm25s = import_optional("bm25s", "BM25 needs bm25s")
+def import_bm25s(needed: str = "BM25 needs bm25s") -> Any:  # noqa: ANN401 - a module
+    """The library, which would otherwise log every step.
+
+    Raises:
+        OptionError: it is not installed; the message says what is `needed`.
+    """
+    bm25s = import_optional("bm25s", needed)
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s
 
