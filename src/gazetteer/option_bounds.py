@@ -57,6 +57,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "eval_freq": _COUNT,
     "save_freq": _COUNT,
     "per_gpu_batch_size": _COUNT,
+    "global_batch_size": _COUNT,
     "per_gpu_embedder_batch_size": _COUNT,
     "max_passages": _COUNT_OR_NOT,
     "save_index_n_shards": _COUNT,

@@ -15,6 +15,7 @@ from gazetteer.mining_options import mining_remarks
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
 from gazetteer.refresh_schedule import first_gap, parse_refresh_schedule
+from gazetteer.task_names import DENSE
 from gazetteer.tower_options import tower_overrides, tower_remarks
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ _OVERRIDES = (
 
 
 def _remarks(options: Options) -> Iterator[str]:
+    yield from _batch_remarks(options)
     yield from _retriever_remarks(options)
     yield from tower_remarks(options)
     yield from _schedule_remarks(options)
@@ -124,6 +126,18 @@ def _remarks(options: Options) -> Iterator[str]:
         yield f"refresh_workers {workers}: no effect without --refresh_mode dedicated"
     yield from _faiss_remarks(options)
     yield from collection_remarks(options)
+
+
+def _batch_remarks(options: Options) -> Iterator[str]:
+    size = options.data.global_batch_size
+    if size is not None and not options.data.train_data:
+        yield f"global_batch_size {size}: no effect without train_data"
+    elif size is not None and options.task.task == DENSE:
+        at_once = options.data.per_gpu_batch_size
+        yield (
+            f"per_gpu_batch_size {at_once}: no effect with --global_batch_size and --task dense,"
+            " whose steps are read at once; --grad_cache saves memory"
+        )
 
 
 def _faiss_remarks(options: Options) -> Iterator[str]:

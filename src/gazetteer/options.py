@@ -83,6 +83,9 @@ class DataOptions:
         [], "jsonl files to evaluate on; test collections with --retrieve_only", metavar="FILE"
     )
     per_gpu_batch_size: int = flag(1, "examples per worker and step, in training and evaluation")
+    global_batch_size: int | None = flag(
+        None, "examples per step of all workers together; none = those of each, added up (new)"
+    )
     per_gpu_embedder_batch_size: int = flag(512, "passages per worker embedded at once")
     shuffle: bool = flag(False, "shuffle the training data, anew each epoch")
     passages: list[str] | None = flag(None, "jsonl files of the passages to index", metavar="FILE")

@@ -137,7 +137,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one rank handles at once; may be empty in evaluation.
+    """What one rank handles at once; may be empty.
 
     Attributes:
         examples: the lines behind it.
@@ -151,6 +151,11 @@ class Batch:
     query_tokens: TokenLists
     targets: Targets | None
     forbidden: tuple[str | None, ...] = ()
+
+    @property
+    def target_tokens(self) -> Tensor | None:
+        """How many tokens the reader learns from; None where nothing is read."""
+        return None if self.targets is None else self.targets.mask.sum()
 
     @property
     def queries(self) -> list[str]:

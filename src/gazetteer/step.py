@@ -10,7 +10,7 @@ walks the same way as far as the reader's answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -23,7 +23,7 @@ from gazetteer.compressor import Compressed, Compressor, CompressorLesson
 from gazetteer.data.queries import QueryTokenizer
 from gazetteer.data.targets import strip_sentinels
 from gazetteer.data.tokens import PassageTokens
-from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.lead.layers import NO_LAYERS
 from gazetteer.lead.reader_lesson import ReaderLayers, layer_scores
 from gazetteer.losses import RETRIEVER_LOSSES, reader_loss
@@ -176,6 +176,7 @@ class TrainingStep(nn.Module):
         lesson: how the retriever learns; None when it does not.
         compressor: makes few vectors of each passage; None: the reader encodes them whole.
         compressor_lesson: what teaches it beside the reader's loss.
+        stand_in: makes a batch of one example, for a rank that has none while others have.
     """
 
     def __init__(
@@ -190,6 +191,7 @@ class TrainingStep(nn.Module):
         lesson: RetrieverLesson | None,
         compressor: Compressor | None = None,
         compressor_lesson: CompressorLesson | None = None,
+        stand_in: Callable[[], Batch] | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -201,23 +203,34 @@ class TrainingStep(nn.Module):
         self.lesson = lesson
         self.compressor = compressor
         self.compressor_lesson = compressor_lesson
+        self.stand_in = stand_in
 
-    def forward(self, batch: Batch, train_retriever: bool) -> tuple[Tensor, Stats]:
-        """Losses of one micro-batch.
+    def forward(
+        self, batch: Batch, train_retriever: bool, share: QueryShare | None = None
+    ) -> tuple[Tensor, Stats]:
+        """Losses of one pass of a step.
 
         Collective: every rank must call this, with the same `train_retriever`.
 
         Args:
-            batch: the same number of examples on every rank.
+            batch: this rank's part; any number of examples.
             train_retriever: False while the retriever is frozen.
+            share: what part of the step it is; None: the step has no other pass.
 
         Returns:
-            The loss (with gradient): reader loss + retriever loss, unweighted; and statistics.
+            The loss (with gradient): reader loss + retriever loss, unweighted, such that gradients
+            added up over passes and averaged over ranks are those of the whole step; and
+            statistics, averages over this rank's queries.
 
         Source:
             Atlas trains on the plain sum of both losses.
         """
         clock = Stopwatch()
+        share = share or QueryShare.of(len(batch.examples), batch.target_tokens)
+        if not batch.examples:
+            # Others search and average gradients with this rank, so it does all that they do.
+            assert self.stand_in is not None, "a rank without examples needs one to stand in"
+            batch = self.stand_in()
         lesson = self.lesson if train_retriever else None
         wanted = max(self.n_context, lesson.passages) if lesson else self.n_context
         hits = self.source.hits(batch, wanted, clock)
@@ -225,22 +238,21 @@ class TrainingStep(nn.Module):
         beside = self.inputs.beside(batch.queries) if self.compressor else ()
         targets = batch.targets
         assert targets is not None, "training needs targets"
-        token_count = all_reduce_mean(targets.mask.sum().float())
 
         read = [passages[: self.n_context] for passages in inputs]
         compressed = encode_passages(self.reader, self.compressor, read, beside)
         encoded = compressed.passages
         logits = self.reader.decode(encoded.fused(), targets.decoder_input_ids)
-        loss = reader_loss(logits, targets.labels, token_count=token_count)
-        stats: Stats = {"loss/reader_loss": loss.detach()}
+        loss = reader_loss(logits, targets.labels, token_count=share.tokens)
+        stats: Stats = {"loss/reader_loss": share.logged(loss)}
         if compressed.rate is not None:
             stats["compression_rate"] = compressed.rate
         if self.compressor is not None and self.compressor_lesson is not None:
             more, named = self.compressor_lesson.losses(
-                self.reader, batch, hits.first(self.n_context), compressed, logits, token_count
+                self.reader, batch, hits.first(self.n_context), compressed, logits, share
             )
             loss = loss + more
-            stats |= named
+            stats |= {name: share.logged(value) for name, value in named.items()}
         if lesson is not None:
             pairs = lesson.layers.pairs() if lesson.layers else NO_LAYERS
             scores, by_layer = self._scores(batch, hits.first(lesson.passages), pairs.student)
@@ -252,10 +264,11 @@ class TrainingStep(nn.Module):
                 retriever_temperature=lesson.retriever_temperature,
                 reader_temperature=lesson.reader_temperature,
                 target_mask=targets.mask,
-                token_count=token_count,
+                token_count=share.tokens,
+                query_count=share.mean,
             )
             loss = loss + lesson_loss
-            stats |= {"loss/retriever_loss": lesson_loss.detach(), **lesson_stats}
+            stats |= {"loss/retriever_loss": share.logged(lesson_loss), **lesson_stats}
             if lesson.layers is not None and by_layer is not None:
                 attention = self._layer_attention(states, targets)[list(pairs.teacher)]
                 layer_loss = lesson.layers.loss(
@@ -264,11 +277,13 @@ class TrainingStep(nn.Module):
                     per_passage(signal),
                     retriever_temperature=lesson.retriever_temperature,
                     reader_temperature=lesson.reader_temperature,
+                    share=share,
                 )
                 loss = loss + layer_loss
-                stats["loss/layer_loss"] = layer_loss.detach()
-        stats["loss/train_loss"] = loss.detach()
-        return loss, stats | clock.seconds
+                stats["loss/layer_loss"] = share.logged(layer_loss)
+        stats["loss/train_loss"] = share.logged(loss)
+        # What stands in teaches nothing: its gradients are 0 wherever those of others are numbers.
+        return loss if share.mine else 0.0 * loss, stats | clock.seconds
 
     def _scores(
         self, batch: Batch, hits: Hits, layers: tuple[int, ...]

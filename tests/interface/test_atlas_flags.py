@@ -19,6 +19,7 @@ MORE_CHOICES = {
 NEW = {
     "reader_prefix", "reader_lora_rank", "reader_lora_alpha", "reader_lora_dropout",
     "reader_lora_modules",
+    "global_batch_size",
     "config", "dry_run", "on_bad_line", "cache_dir", "retriever_pooling", "retriever_normalize",
     "untie_retriever", "reuse_reader_encodings", "allow_stale_index", "max_nonfinite_steps",
     "collective_timeout_seconds", "rendezvous_timeout_seconds", "no_progress",

@@ -74,7 +74,8 @@ def test_bounds_say_what_they_accept(bounds, inside, outside, rule):
 BELOW = {
     "local_rank": -2, "main_port": 0, "rendezvous_timeout_seconds": 0, "seed": -1,
     "collective_timeout_seconds": 0, "log_freq": 0, "eval_freq": 0, "save_freq": 0,
-    "per_gpu_batch_size": 0, "per_gpu_embedder_batch_size": 0, "max_passages": 0,
+    "per_gpu_batch_size": 0, "global_batch_size": 0, "per_gpu_embedder_batch_size": 0,
+    "max_passages": 0,
     "save_index_n_shards": 0, "faiss_code_size": 0, "faiss_nlist": 0, "faiss_nprobe": 0,
     "rescore": -1, "refresh_steps": 0, "refresh_workers": 0, "staleness_sample": -1,
     "refresh_below_overlap": 1.5, "retriever_n_context": 0,

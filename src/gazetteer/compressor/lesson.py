@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gazetteer.compressor.compress import Compressed
 from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.losses.compression import (
     relevance_posterior_loss,
     relevance_regression_loss,
@@ -53,7 +54,7 @@ class CompressorLesson:
         hits: Hits,
         compressed: Compressed,
         logits: Float[Tensor, "query target vocab"],
-        token_count: Tensor,
+        share: QueryShare,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The weighted sum of what there is to learn, and each loss as it is, by name.
 
@@ -65,17 +66,17 @@ class CompressorLesson:
             hits: whose passages were compressed.
             compressed: carries gradient.
             logits: on compressed passages; carry gradient.
-            token_count: see `average_over_tokens`.
+            share: of the queries; where this rank has none, those given here count as none.
         """
         targets = batch.targets
         assert targets is not None, "training needs targets"
         total, named = torch.zeros((), device=logits.device), {}
         if self.distill_weight:
             teacher = self._teacher_logits(reader, batch, hits, targets)
-            loss = token_distillation_loss(logits, teacher, targets.mask, token_count=token_count)
+            loss = token_distillation_loss(logits, teacher, targets.mask, token_count=share.tokens)
             total, named["loss/distill_loss"] = total + self.distill_weight * loss, loss.detach()
         if self.rerank_target != "none" and compressed.relevance is not None:
-            loss = self._relevance_loss(reader, batch, compressed, compressed.relevance, targets)
+            loss = self._relevance_loss(reader, batch, compressed, compressed.relevance, share)
             total, named["loss/rerank_loss"] = total + self.rerank_weight * loss, loss.detach()
         return total, named
 
@@ -94,21 +95,29 @@ class CompressorLesson:
         batch: Batch,
         compressed: Compressed,
         relevance: Float[Tensor, "query passage"],
-        targets: Targets,
+        share: QueryShare,
     ) -> Float[Tensor, ""]:
         mask = torch.from_numpy(compressed.passages.lengths > 0).to(relevance.device)
         if self.rerank_target == "file":
             # A query without passages is read alone, and was scored by nobody.
             scores = teacher_scores(batch, relevance.shape[1]).to(relevance.device)
             mask = mask & scores.isfinite()
-            count = all_reduce_mean(mask.sum().float())
+            # Of this pass. Queries of others are taken to have as many passages with a score.
+            scored = all_reduce_mean(mask.sum().float() * float(share.mine > 0))
+            count = scored * (share.mean / share.in_pass).to(scored)
             return relevance_regression_loss(
                 relevance, scores.nan_to_num(), mask, passage_count=count
             )
+        targets, states = batch.targets, compressed.passages.detached()
+        assert targets is not None, "training needs targets"
         with evaluation_mode(reader):
-            likelihoods = passage_log_likelihoods(reader, compressed.passages.detached(), targets)
+            likelihoods = passage_log_likelihoods(reader, states, targets)
         return relevance_posterior_loss(
-            relevance, likelihoods, mask, reader_temperature=self.reader_temperature
+            relevance,
+            likelihoods,
+            mask,
+            reader_temperature=self.reader_temperature,
+            query_count=share.mean,
         )
 
 

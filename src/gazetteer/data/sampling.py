@@ -1,14 +1,15 @@
 """Which example is read when, by whom: pure functions of a position in an endless stream.
 
-The stream is epoch after epoch, each in its own order. A global micro-batch is a run of
-consecutive positions; ranks take every world_size-th of it. So the same examples are read at the
-same step for every world size, each exactly once per epoch, and a resumed run needs one number.
+The stream is epoch after epoch, each in its own order. A step reads a run of consecutive positions,
+in one or more passes; of each pass ranks take every world_size-th. So the same examples are read at
+the same step for every world size, each exactly once per epoch, and a resumed run needs one number.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -34,23 +35,38 @@ def epoch_order(count: int, epoch: int, seed: int, shuffle: bool) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def draw_batch(
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What is read at once, as part of a step.
+
+    Attributes:
+        draws: of this rank; fewer than others have, or none, where it does not divide evenly.
+        together: examples of all ranks.
+    """
+
+    draws: tuple[Draw, ...]
+    together: int
+
+
+def draw_step(
     position: int,
     *,
     count: int,
-    batch_size: int,
+    size: int,
+    passes: int = 1,
     rank: int,
     world_size: int,
     seed: int,
     shuffle: bool,
     limit: int | None = None,
-) -> list[Draw]:
-    """This rank's share of the global batch that begins at `position`.
+) -> tuple[Pass, ...]:
+    """This rank's share of the examples that a step reads, from `position` on.
 
     Args:
         position: examples read so far by all ranks together.
         count: examples in the data.
-        batch_size: examples per rank.
+        size: examples of the step, of all ranks together.
+        passes: in which it is read, as equal in size as can be.
         rank: this rank.
         world_size: number of ranks.
         seed: of the order.
@@ -58,17 +74,22 @@ def draw_batch(
         limit: examples that all ranks together read in the whole run; None = no end.
 
     Returns:
-        `batch_size` draws; fewer, or none, where the limit is reached. Batches run on across the
-        end of an epoch, so nothing is dropped.
+        `passes` passes on every rank, of `size` examples together; fewer, or none, where the limit
+        is reached. Steps run on across the end of an epoch, so nothing is dropped.
     """
-    stop = position + batch_size * world_size
+    stop = position + size
     if limit is not None:
-        stop = min(stop, limit)
-    draws = []
-    for place in range(position + rank, stop, world_size):
+        stop = max(position, min(stop, limit))
+    cuts = [position + (stop - position) * part // passes for part in range(passes + 1)]
+
+    def draw(place: int) -> Draw:
         epoch, offset = divmod(place, count)
-        draws.append(Draw(int(epoch_order(count, epoch, seed, shuffle)[offset]), epoch))
-    return draws
+        return Draw(int(epoch_order(count, epoch, seed, shuffle)[offset]), epoch)
+
+    return tuple(
+        Pass(tuple(draw(place) for place in range(first + rank, last, world_size)), last - first)
+        for first, last in pairwise(cuts)
+    )
 
 
 def evaluation_batches(

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from gazetteer.data.sampling import Draw, evaluation_batches
+from gazetteer.data.sampling import draw_step
 from gazetteer.dense.batches import DenseBatches
 from gazetteer.modes import evaluation_mode
 from gazetteer.records import Ranks
@@ -25,14 +25,15 @@ class ValidationLoss:
         name: the file's, as logged.
         batches: its lines, with the same passages every time.
         step: computes the loss, on towers that are not replicated.
-        batch_size: lines per rank. With losses over a whole batch the value depends on it.
+        size: lines of a batch, of all ranks together. With losses over a whole batch the value
+            depends on it.
         ranks: this process among its peers.
     """
 
     name: str
     batches: DenseBatches
     step: nn.Module
-    batch_size: int
+    size: int
     ranks: Ranks
 
     @torch.no_grad()
@@ -41,17 +42,21 @@ class ValidationLoss:
 
         Collective: every rank must call this.
         """
-        stats = WeightedStats()
-        shares = evaluation_batches(
-            self.batches.count,
-            batch_size=self.batch_size,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-        )
+        stats, count = WeightedStats(), self.batches.count
         with evaluation_mode(self.step):
-            for share in shares:
-                _, numbers = self.step(self.batches.build([Draw(index, 0) for index in share]))
-                stats.add("eval_loss", numbers["loss/train_loss"], weight=len(share))
+            for first in range(0, count, self.size):
+                (share,) = draw_step(
+                    first,
+                    count=count,
+                    size=self.size,
+                    rank=self.ranks.rank,
+                    world_size=self.ranks.world_size,
+                    seed=0,
+                    shuffle=False,
+                    limit=count,
+                )
+                _, numbers = self.step(self.batches.build(share.draws))
+                stats.add("eval_loss", numbers["loss/train_loss"], weight=len(share.draws))
         return stats.averages()
 
 

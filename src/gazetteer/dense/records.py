@@ -42,3 +42,8 @@ class DenseBatch:
     passage_tokens: TokenLists
     teacher_scores: Float[Tensor, "query passage"] | None = None
     keys: BatchKeys | None = None
+
+    @property
+    def target_tokens(self) -> None:
+        """Nothing is read."""
+        return None

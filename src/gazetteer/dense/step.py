@@ -77,7 +77,9 @@ class DenseStep(nn.Module):
         self.lesson = lesson
         self.chunks = chunks
 
-    def forward(self, batch: DenseBatch, train_retriever: bool = True) -> tuple[Tensor, Stats]:
+    def forward(
+        self, batch: DenseBatch, train_retriever: bool = True, share: QueryShare | None = None
+    ) -> tuple[Tensor, Stats]:
         """The loss of one micro-batch. Its backward may be collective, too.
 
         Collective: every rank must call this, with any number of queries, zero included.
@@ -85,13 +87,14 @@ class DenseStep(nn.Module):
         Args:
             batch: this rank's share.
             train_retriever: there is nothing else to train; for the loop, which asks all alike.
+            share: this rank's part of the step, which has one pass; None asks the others.
 
         Returns:
             The loss with gradient, such that gradients averaged over ranks are those of the whole
             batch in one process; and statistics, averages over this rank's queries.
         """
         clock = Stopwatch()
-        share = QueryShare.of(len(batch.examples))
+        share = share or QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             queries, passages = map(at_least_float32, self._embed(batch))
         first = 0

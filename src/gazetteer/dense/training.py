@@ -183,7 +183,7 @@ def validation_losses(
             name=name,
             batches=build_batches(options, lines, data.corpus, special, is_training=False),
             step=step,
-            batch_size=options.data.per_gpu_batch_size,
+            size=step_plan(options, ranks).size,
             ranks=ranks,
         )
         for name, lines in data.evaluations
@@ -281,12 +281,12 @@ def dense_plan(
         micro_batches: done so far, perhaps by another number of workers.
         examples: read by them.
     """
-    plan, dense = step_plan(options), options.dense
+    # In one pass: the loss of a query depends on all passages that are read with it.
+    plan, dense = replace(step_plan(options, ranks), passes=1), options.dense
     if dense.num_train_epochs is not None:
         # Not one example more for what 0.1 + 0.2 is in binary.
         wanted = math.ceil(round(dense.num_train_epochs * count, 6))
-        at_once = options.data.per_gpu_batch_size * ranks.world_size
-        total = micro_batches + max(0, -(-(wanted - examples) // at_once))
+        total = micro_batches + max(0, -(-(wanted - examples) // plan.size))
         schedule = options.optimisation.scheduler_steps or total
         plan = replace(plan, total=total, schedule=schedule, examples=wanted)
     if dense.warmup_ratio is not None:

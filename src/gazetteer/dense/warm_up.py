@@ -55,10 +55,12 @@ class RankingStep(nn.Module):
         self.model = model
         self.temperature = temperature
 
-    def forward(self, batch: DenseBatch, train_retriever: bool = True) -> tuple[Tensor, Stats]:
+    def forward(
+        self, batch: DenseBatch, train_retriever: bool = True, share: QueryShare | None = None
+    ) -> tuple[Tensor, Stats]:
         """The loss of one micro-batch, as `dense.step.DenseStep` gives it. Collective."""
         clock = Stopwatch()
-        share = QueryShare.of(len(batch.examples))
+        share = share or QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             states = self.model(batch.query_tokens, batch.passage_tokens, ())
         scores = states.scores()

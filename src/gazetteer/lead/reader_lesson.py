@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gazetteer.distributed.collectives import all_reduce_mean
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.lead.dual import layer_vectors
 from gazetteer.lead.layers import LayerChooser, LayerPairs
 from gazetteer.losses.layers import layer_distillation_loss, layer_losses, layer_weights
@@ -48,10 +49,11 @@ class ReaderLayers:
         *,
         retriever_temperature: float,
         reader_temperature: float,
+        share: QueryShare,
     ) -> Float[Tensor, ""]:
         """Pull the retriever's layers towards where the reader's look.
 
-        Collective: every rank must call this, with equally many queries.
+        Collective: every rank must call this.
 
         Args:
             retriever_scores: of the chosen layers, divided as final scores are. Carries gradient.
@@ -60,21 +62,28 @@ class ReaderLayers:
                 positive, by which layers are weighed, since questions name no passage.
             retriever_temperature: > 0. Set by `--temperature_score`.
             reader_temperature: > 0. Set by `--temperature_gold`.
+            share: of the queries; where this rank has none, those given here count as none.
 
         Returns:
             Scalar, float32, averaged over queries.
         """
         weights = reader_scores.new_ones(len(reader_scores))
         if self.layer_temperature is not None:
-            losses = layer_losses(reader_scores / reader_temperature, signal.argmax(dim=1))
+            losses = layer_losses(
+                reader_scores / reader_temperature,
+                signal.argmax(dim=1),
+                query_count=share.in_pass,
+            )
             weights = layer_weights(
-                all_reduce_mean(losses), layer_temperature=self.layer_temperature
+                all_reduce_mean(losses * float(share.mine > 0)),
+                layer_temperature=self.layer_temperature,
             )
         return layer_distillation_loss(
             retriever_scores / retriever_temperature,
             reader_scores,
             weights,
             teacher_temperature=reader_temperature,
+            query_count=share.mean,
         )
 
 

@@ -71,6 +71,16 @@ class LeadBatch:
         """Numbers of the lines behind it."""
         return self.student.examples
 
+    @property
+    def query_tokens(self) -> TokenLists:
+        """The student's ids of each query."""
+        return self.student.query_tokens
+
+    @property
+    def target_tokens(self) -> None:
+        """Nothing is read."""
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeadLesson:
@@ -152,7 +162,7 @@ class LeadStep(nn.Module):
         self.steps_done = steps_done
 
     def forward(
-        self, batch: LeadBatch, train_retriever: bool = True
+        self, batch: LeadBatch, train_retriever: bool = True, share: QueryShare | None = None
     ) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The loss of one micro-batch. Its backward may be collective, too.
 
@@ -161,13 +171,14 @@ class LeadStep(nn.Module):
         Args:
             batch: this rank's share.
             train_retriever: there is nothing else to train; for the loop, which asks all alike.
+            share: this rank's part of the step, which has one pass; None asks the others.
 
         Returns:
             The loss with gradient, such that gradients averaged over ranks are those of the whole
             batch in one process; and statistics, averages over this rank's queries.
         """
         clock = Stopwatch()
-        share = QueryShare.of(len(batch.examples))
+        share = share or QueryShare.of(len(batch.examples))
         with clock.time("runtime/embed"):
             student_states, teacher_states = self.models(batch, self.chooser.at(self.steps_done()))
         student, teacher = student_states.scores(), teacher_states.scores()

@@ -60,6 +60,7 @@ class RetrieverLoss:
         reader_temperature: float,
         target_mask: Tensor | None = None,
         token_count: Tensor | float | None = None,
+        query_count: Tensor | float | None = None,
     ) -> Tensor:
         """Compute the loss, passing on only what it needs.
 
@@ -70,6 +71,7 @@ class RetrieverLoss:
             reader_temperature: > 0. Set by `--temperature_gold`.
             target_mask: (query, target), True where the label counts; for token_log_probs.
             token_count: divisor of token averages, see `reader.average_over_tokens`.
+            query_count: of averages over queries, see `contrastive.average_over_queries`.
 
         Returns:
             Scalar, float32.
@@ -78,6 +80,7 @@ class RetrieverLoss:
             "reader_temperature": reader_temperature,
             "target_mask": target_mask,
             "token_count": token_count,
+            "query_count": query_count,
         }
         return self.function(
             retriever_scores,
@@ -90,12 +93,12 @@ class RetrieverLoss:
 _PERPLEXITY = RetrieverLoss(
     function=perplexity_distillation_loss,
     signal="log_likelihoods",
-    needs=("reader_temperature",),
+    needs=("reader_temperature", "query_count"),
 )
 _ATTENTION = RetrieverLoss(
     function=attention_distillation_loss,
     signal="attention_scores",
-    needs=("reader_temperature",),
+    needs=("reader_temperature", "query_count"),
 )
 
 RETRIEVER_LOSSES: dict[str, RetrieverLoss] = {
@@ -106,7 +109,7 @@ RETRIEVER_LOSSES: dict[str, RetrieverLoss] = {
     "loop": RetrieverLoss(
         function=leave_one_out_distillation_loss,
         signal="losses_without",
-        needs=("reader_temperature",),
+        needs=("reader_temperature", "query_count"),
     ),
     "emdr": RetrieverLoss(
         function=token_marginal_loss,
@@ -117,7 +120,7 @@ RETRIEVER_LOSSES: dict[str, RetrieverLoss] = {
     "emdr2": RetrieverLoss(
         function=sequence_marginal_loss,
         signal="token_log_probs",
-        needs=("target_mask",),
+        needs=("target_mask", "query_count"),
     ),
 }
 """Values of `--gold_score_mode`: Atlas's names, and the paper's for the same loss."""

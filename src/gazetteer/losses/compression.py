@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gazetteer.errors import require_positive
+from gazetteer.losses.contrastive import average_over_queries
 from gazetteer.losses.precision import at_least_float32
 from gazetteer.losses.reader import average_over_tokens
 
@@ -68,10 +69,9 @@ def relevance_posterior_loss(
     mask: Bool[Tensor, "query passage"],
     *,
     reader_temperature: float,
+    query_count: Tensor | float | None = None,
 ) -> Float[Tensor, ""]:
     """KL(reader's posterior over passages || softmax of relevance), averaged over queries.
-
-    With equally many queries on every rank, the mean over ranks is the value of one process.
 
     Args:
         relevance: the compressor's. Carries gradient.
@@ -79,6 +79,7 @@ def relevance_posterior_loss(
             has it. Constants.
         mask: True where there is a passage; a query without any counts as 0.
         reader_temperature: > 0; smaller sharpens. Set by `--temperature_gold`.
+        query_count: queries to average over, see `contrastive.average_over_queries`.
 
     Returns:
         Scalar, float32 (float64 for float64 scores).
@@ -94,4 +95,4 @@ def relevance_posterior_loss(
     student = scores.masked_fill(~mask, absent).log_softmax(dim=-1)
     teacher = signal.masked_fill(~mask, absent).softmax(dim=-1)
     cells = teacher * (teacher.clamp_min(torch.finfo(scores.dtype).tiny).log() - student)
-    return cells.masked_fill(~mask, 0.0).sum() / max(1, len(scores))
+    return average_over_queries(cells.masked_fill(~mask, 0.0).sum(), len(scores), query_count)

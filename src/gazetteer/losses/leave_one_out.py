@@ -12,6 +12,7 @@ def leave_one_out_distillation_loss(
     *,
     retriever_temperature: float,
     reader_temperature: float,
+    query_count: Tensor | float | None = None,
 ) -> Float[Tensor, ""]:
     """Pull the retriever's ranking towards the passages whose absence hurts the reader.
 
@@ -26,6 +27,7 @@ def leave_one_out_distillation_loss(
             one passage hidden; >= 0. Treated as a constant.
         retriever_temperature: > 0; smaller sharpens. Set by `--temperature_score`.
         reader_temperature: > 0; smaller sharpens. Set by `--temperature_gold`.
+        query_count: queries to average over, see `contrastive.average_over_queries`.
 
     Returns:
         Scalar, float32 (float64 for float64 scores); 0 when the two distributions agree.
@@ -45,4 +47,5 @@ def leave_one_out_distillation_loss(
         reader_losses_without,
         retriever_temperature=retriever_temperature,
         reader_temperature=reader_temperature,
+        query_count=query_count,
     )

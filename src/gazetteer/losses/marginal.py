@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gazetteer.errors import require_positive
+from gazetteer.losses.contrastive import average_over_queries
 from gazetteer.losses.precision import at_least_float32
 from gazetteer.losses.reader import average_over_tokens
 
@@ -58,12 +59,12 @@ def sequence_marginal_loss(
     target_mask: Bool[Tensor, "query target"],
     *,
     retriever_temperature: float,
+    query_count: Tensor | float | None = None,
 ) -> Float[Tensor, ""]:
     """Make the whole target likely under the mixture of single-passage readers (`emdr2`).
 
     The loss is -log sum_k p_retriever(k) prod_t p_reader(y_t | y_<t, k), averaged over queries
-    and not divided by target length: the textbook negative log-likelihood. With equally many
-    queries on every rank, the mean over ranks is the value of one process.
+    and not divided by target length: the textbook negative log-likelihood.
 
     Args:
         retriever_scores: query-passage dot products, already divided by sqrt(embedding dim).
@@ -72,6 +73,7 @@ def sequence_marginal_loss(
             from float32 logits, no temperature. Treated as constants; any value where masked.
         target_mask: True where the label counts.
         retriever_temperature: > 0; smaller sharpens. Set by `--temperature_score`.
+        query_count: queries to average over, see `contrastive.average_over_queries`.
 
     Returns:
         Scalar in nats, float32 (float64 for float64 scores); a query without target tokens
@@ -87,7 +89,8 @@ def sequence_marginal_loss(
     log_probs = _target_log_probs(token_log_probs, target_mask)
     log_prior = _log_prior(retriever_scores, retriever_temperature)
     joint = log_prior + log_probs.sum(dim=-1).to(log_prior.dtype)
-    return -torch.logsumexp(joint, dim=-1).mean()
+    total = -torch.logsumexp(joint, dim=-1).sum()
+    return average_over_queries(total, len(joint), query_count)
 
 
 def _log_prior(retriever_scores: Tensor, temperature: float) -> Tensor:

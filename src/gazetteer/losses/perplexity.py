@@ -12,6 +12,7 @@ def perplexity_distillation_loss(
     *,
     retriever_temperature: float,
     reader_temperature: float,
+    query_count: Tensor | float | None = None,
 ) -> Float[Tensor, ""]:
     """Pull the retriever's ranking towards the one the reader's likelihoods imply.
 
@@ -26,6 +27,7 @@ def perplexity_distillation_loss(
             Treated as a constant.
         retriever_temperature: > 0; smaller sharpens. Set by `--temperature_score`.
         reader_temperature: > 0; smaller sharpens. Set by `--temperature_gold`.
+        query_count: queries to average over, see `contrastive.average_over_queries`.
 
     Returns:
         Scalar, float32 (float64 for float64 scores); 0 when the two distributions agree.
@@ -45,4 +47,5 @@ def perplexity_distillation_loss(
         reader_log_likelihoods,
         retriever_temperature=retriever_temperature,
         reader_temperature=reader_temperature,
+        query_count=query_count,
     )

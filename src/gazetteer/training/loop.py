@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from gazetteer.compute import use_fast_float32_matmul
-from gazetteer.data.sampling import draw_batch
+from gazetteer.data.sampling import Pass, draw_step
 from gazetteer.data_files import open_data
+from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.distributed.replicas import without_averaging
 from gazetteer.distributed.signals import StopRequest
 from gazetteer.errors import TRY_AGAIN
@@ -134,7 +136,9 @@ def _measure_staleness(run: TrainingRun) -> dict[str, float]:
     """How stale the index is for the next queries; what is too stale is refreshed before them."""
     if run.retrieving is None or run.retrieving.meter is None:
         return {}
-    found = run.retrieving.meter.measure(next_batch(run).query_tokens)
+    next_batches = [run.batches.build(each.draws) for each in next_passes(run)]
+    queries = [ids for batch in next_batches for ids in batch.query_tokens]
+    found = run.retrieving.meter.measure(queries)
     is_refreshing = run.retrieving.keeper.in_progress is not None
     if found.overlap < run.options.index.refresh_below_overlap and not is_refreshing:
         run.state.position.index_is_stale = 1
@@ -145,35 +149,48 @@ def _micro_batch(
     run: TrainingRun, stats: WeightedStats, clock: Stopwatch, *, share: float, is_last: bool
 ) -> None:
     position = run.state.position
-    batch = next_batch(run)
+    passes = next_passes(run)
     train_retriever = run.trains_retriever(position.micro_batches)
-    with without_averaging(run.step, not is_last):
-        with clock.time("runtime/forward"):
-            loss, numbers = run.step(batch, train_retriever)
-        with clock.time("runtime/backward"):
-            (loss * (share * run.state.loss_scale.scale)).backward()
-    for name, value in numbers.items():
-        stats.add(name, value, weight=len(batch.examples))
+    for number, (batch, part) in enumerate(_with_shares(run, passes), start=1):
+        with without_averaging(run.step, not is_last or number < len(passes)):
+            with clock.time("runtime/forward"):
+                loss, numbers = run.step(batch, train_retriever, part)
+            with clock.time("runtime/backward"):
+                (loss * (share * run.state.loss_scale.scale)).backward()
+        for name, value in numbers.items():
+            stats.add(name, value, weight=len(batch.examples))
     position.micro_batches += 1
-    position.examples += run.options.data.per_gpu_batch_size * run.ranks.world_size
-    if run.plan.examples is not None:
-        position.examples = min(position.examples, run.plan.examples)
+    position.examples += sum(each.together for each in passes)
+    position.step_size = run.plan.size
 
 
-def next_batch(run: TrainingRun) -> TrainingBatch:
-    """This rank's share of the next global micro-batch."""
-    return run.batches.build(
-        draw_batch(
-            run.state.position.examples,
-            count=run.batches.count,
-            batch_size=run.options.data.per_gpu_batch_size,
-            rank=run.ranks.rank,
-            world_size=run.ranks.world_size,
-            seed=run.options.experiment.seed,
-            shuffle=run.options.data.shuffle,
-            limit=run.plan.examples,
-        )
+def next_passes(run: TrainingRun) -> tuple[Pass, ...]:
+    """This rank's part of what the next step reads."""
+    return draw_step(
+        run.state.position.examples,
+        count=run.batches.count,
+        size=run.plan.size,
+        passes=run.plan.passes,
+        rank=run.ranks.rank,
+        world_size=run.ranks.world_size,
+        seed=run.options.experiment.seed,
+        shuffle=run.options.data.shuffle,
+        limit=run.plan.examples,
     )
+
+
+def _with_shares(
+    run: TrainingRun, passes: Sequence[Pass]
+) -> list[tuple[TrainingBatch, QueryShare]]:
+    """The batch of each pass, and what part of the step it is. Collective."""
+    batches: list[TrainingBatch] = [run.batches.build(each.draws) for each in passes]
+    shares = QueryShare.of_passes(
+        [len(batch.examples) for batch in batches],
+        [each.together for each in passes],
+        [batch.target_tokens for batch in batches],
+        run.ranks.world_size,
+    )
+    return list(zip(batches, shares, strict=True))
 
 
 def _apply(run: TrainingRun) -> None:

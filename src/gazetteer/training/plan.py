@@ -17,6 +17,8 @@ class StepPlan:
         log: between two lines of statistics.
         evaluate: between two evaluations.
         save: between two checkpoints.
+        size: examples that a step reads, all workers together.
+        passes: in which it reads them.
         examples: read by all ranks in the whole run; None where only the steps end it.
     """
 
@@ -27,6 +29,8 @@ class StepPlan:
     log: int
     evaluate: int
     save: int
+    size: int
+    passes: int = 1
     examples: int | None = None
 
     def micro_batches_of_next_update(self, done: int) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from gazetteer import build
 from gazetteer.build_compressor import COMPRESSOR_FOLDER
@@ -50,6 +50,11 @@ class TrainingBatch(Protocol):
     @property
     def query_tokens(self) -> TokenLists:
         """The retriever's ids of each query."""
+        ...
+
+    @property
+    def target_tokens(self) -> Tensor | None:
+        """How many tokens the reader learns from; None where nothing is read."""
         ...
 
 
@@ -213,7 +218,9 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         filters=data.task.filters,
     )
     state, peak_rates = _state(options, models)
+    batches = build.build_batches(options, ranks, models, data.train, data.task, is_training=True)
     step = _training_step(options, ranks, models, retrieving, data.train.passages, state.position)
+    step.stand_in = partial(batches.build, [Draw(0, 0)])
     evaluations = tuple(
         build_evaluation(options, ranks, models, retrieving, data.task, files)
         for files in data.evaluations
@@ -222,14 +229,12 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         options=options,
         ranks=ranks,
         folder=options.experiment.folder,
-        plan=step_plan(options),
+        plan=step_plan(options, ranks),
         models=models,
         step=replicate(step.to(ranks.device), ranks),
         retrieving=retrieving,
         refreshes=parse_refresh_schedule(options.index.refresh_index),
-        batches=build.build_batches(
-            options, ranks, models, data.train, data.task, is_training=True
-        ),
+        batches=batches,
         evaluate=partial(
             evaluate_all,
             evaluations,
@@ -267,6 +272,14 @@ def start(run: TrainingRun, beginning: Beginning) -> None:
     elif keeper is not None:
         _restore_index(keeper, position, encoders)
         _restore_mined(run, checkpoint)
+    if position.step_size not in (0, run.plan.size):
+        logger.warning(
+            "a step reads %d examples of all workers together, it was %d before; "
+            "--global_batch_size %d keeps it on any number of workers",
+            run.plan.size,
+            position.step_size,
+            position.step_size,
+        )
     for note in beginning.notes:
         logger.warning("%s", note)
 
@@ -287,8 +300,10 @@ def _restore_mined(run: TrainingRun, checkpoint: Path) -> None:
         miner.mine(run.state.position.micro_batches)
 
 
-def step_plan(options: Options) -> StepPlan:
+def step_plan(options: Options, ranks: Ranks) -> StepPlan:
     """The steps of a run, as flags say."""
+    at_once = options.data.per_gpu_batch_size * ranks.world_size
+    size = options.data.global_batch_size or at_once
     return StepPlan(
         total=options.optimisation.total_steps,
         accumulation=options.optimisation.accumulation_steps,
@@ -297,6 +312,8 @@ def step_plan(options: Options) -> StepPlan:
         log=options.experiment.log_freq,
         evaluate=options.experiment.eval_freq,
         save=options.experiment.save_freq,
+        size=size,
+        passes=-(-size // at_once),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class Position:
     Attributes:
         micro_batches: done so far, by each rank.
         examples: drawn so far, by all ranks together.
+        step_size: how many of them in the last step.
         index_step: micro-batch at which the index was embedded.
         index_is_foreign: 1 if it was loaded though other weights or passages made it.
         next_index_step: micro-batch at which the version in progress was begun.
@@ -41,6 +43,7 @@ class Position:
 
     micro_batches: int = 0
     examples: int = 0
+    step_size: int = 0
     index_step: int = 0
     index_is_foreign: int = 0
     next_index_step: int = 0
@@ -124,7 +127,8 @@ class TrainState:
         if document["world_size"] == ranks.world_size:
             restore_random_state(load_file(folder / _random_file(ranks.rank)))
         else:
-            seed_everything(seed + ranks.rank + self.position.micro_batches)
+            fresh = np.random.SeedSequence([seed, ranks.rank, self.position.micro_batches])
+            seed_everything(int(fresh.generate_state(1)[0]))
             notes.append(
                 f"random state: written by {document['world_size']} workers, now "
                 f"{ranks.world_size}; dropout masks differ from an uninterrupted run"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gazetteer.data.sampling import Draw, draw_batch, epoch_order, evaluation_batches
+from gazetteer.data.sampling import Draw, draw_step, epoch_order, evaluation_batches
 
 counts = st.integers(1, 40)
 seeds = st.integers(0, 2**31)
@@ -18,15 +20,15 @@ def _global_batch(
 ) -> list[Draw]:
     """What all ranks read together, in the order of the stream."""
     shares = [
-        draw_batch(
+        draw_step(
             position,
             count=count,
-            batch_size=batch_size,
+            size=batch_size * world_size,
             rank=rank,
             world_size=world_size,
             seed=seed,
             shuffle=shuffle,
-        )
+        )[0].draws
         for rank in range(world_size)
     ]
     assert all(len(share) == batch_size for share in shares)
@@ -69,6 +71,39 @@ def test_stream_goes_on_from_any_position(count: int, position: int, done: int, 
 def test_without_shuffling_examples_come_in_order(count: int, position: int, size: int) -> None:
     draws = _global_batch(position, count, size, 1, 0, False)
     assert [draw.index for draw in draws] == [(position + n) % count for n in range(size)]
+
+
+LEGS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9)), max_size=6)
+"""Of a run that is stopped again and again: workers, examples each reads at once, steps."""
+
+
+@settings(deadline=None)
+@given(counts, st.integers(1, 13), LEGS, seeds, st.booleans())
+def test_a_run_on_changing_numbers_of_workers_reads_what_one_worker_reads(
+    count: int, size: int, legs: list[tuple[int, int, int]], seed: int, shuffle: bool
+) -> None:
+    alone: list[Draw] = []
+    read: list[Draw] = []
+    for world_size, at_once, steps in [*legs, (3, 2, 1 + 2 * count // size)]:
+        passes = -(-size // (at_once * world_size))
+        for _ in range(steps):
+            position = len(read)
+            stream = {"count": count, "size": size, "seed": seed, "shuffle": shuffle}
+            (whole,) = draw_step(position, rank=0, world_size=1, **stream)
+            alone += whole.draws
+            shares = [
+                draw_step(position, passes=passes, rank=rank, world_size=world_size, **stream)
+                for rank in range(world_size)
+            ]
+            for together in zip(*shares, strict=True):
+                parts = [each.draws for each in together]
+                assert max(map(len, parts)) <= at_once
+                assert {each.together for each in together} == {sum(map(len, parts))}
+                read += [d for turn in zip_longest(*parts) for d in turn if d is not None]
+    assert read == alone
+    for epoch in range(len(read) // count):
+        indices = [draw.index for draw in read if draw.epoch == epoch]
+        assert sorted(indices) == list(range(count))
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gazetteer.data.corpus import cached_passage_store
 from gazetteer.data.marked_templates import MarkedTemplate
-from gazetteer.data.sampling import Draw, draw_batch
+from gazetteer.data.sampling import Draw, draw_step
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens, SpecialTokens
 from gazetteer.dense.batches import DenseBatches
@@ -147,15 +147,16 @@ def test_each_line_is_read_once_per_epoch_by_any_number_of_workers(
         (draw.epoch, draw.index)
         for position in range(0, limit, batch_size * world_size)
         for rank in range(world_size)
-        for draw in draw_batch(
+        for each in draw_step(
             position,
             count=count,
-            batch_size=batch_size,
+            size=batch_size * world_size,
             rank=rank,
             world_size=world_size,
             seed=3,
             shuffle=shuffle,
             limit=limit,
         )
+        for draw in each.draws
     ]
     assert Counter(read) == Counter((e, n) for e in range(epochs) for n in range(count))
