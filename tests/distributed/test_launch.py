@@ -136,3 +136,31 @@ def test_torchrun_starts_the_ranks_and_starts_them_again(tmp_path: Path) -> None
     # The store is the agent's; the ranks themselves listen for each other only.
     for rank in seen:
         assert not set(rank["listening"]) & set(ON_ALL_INTERFACES)
+
+
+def test_torchrun_starts_anew_when_a_machine_joins(tmp_path: Path) -> None:
+    command = [
+        *"-m torch.distributed.run --nnodes 1:2 --nproc_per_node 1 --rdzv_backend c10d".split(),
+        *f"--rdzv_endpoint {LOOPBACK}:{free_port()} --rdzv_conf last_call_timeout=1".split(),
+        *f"--local_addr {LOOPBACK} --monitor_interval 0.1 {PROGRAM} {tmp_path} alone".split(),
+    ]
+
+    def machine() -> subprocess.Popen[str]:
+        # Without it torchrun itself fails: see docs/decisions/040-changed-workers.md.
+        apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": 1}
+        settings = environment(PYTHONWARNINGS="default", **apart)
+        return subprocess.Popen(
+            [sys.executable, *command], env=settings, stderr=subprocess.PIPE, text=True
+        )
+
+    machines = [machine()]
+    deadline = time.monotonic() + 120
+    while not reports(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    machines.append(machine())
+    for code, said in ends(machines):
+        assert code == 0, said
+    # For torchrun it is the same attempt: a machine that joins does not count as a restart.
+    seen = reports(tmp_path)
+    assert [rank["ranks"] for rank in seen] == [[0, 0, 2, 1], [1, 0, 2, 1]]
+    assert [rank["sum"] for rank in seen] == [1.0, 1.0]

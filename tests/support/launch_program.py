@@ -1,9 +1,10 @@
 """A program for tests to start: it joins its peers, sums their ranks and says what it saw.
 
-    launch_program.py FOLDER [crash_first | crash | refuse | kill | freeze] [COLLECTIVE_TIMEOUT]
+    launch_program.py FOLDER [crash_first|crash|refuse|kill|freeze|alone] [COLLECTIVE_TIMEOUT]
 
 After it met the others, rank 1 crashes (with `crash_first` at torchrun's first start only), ends
 with a user's error, is killed, or falls silent with its connections open, as behind a cut cable.
+With `alone`, a process without peers waits until it is ended.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def main(folder: Path, ending: str = "", timeout: str = "300") -> None:
             "listening": listening_addresses(),
         }
         (folder / f"{attempt}.{ranks.rank}.json").write_text(json.dumps(report))
+        if ending == "alone" and ranks.world_size == 1:
+            signal.pause()
 
 
 def end(ending: str, attempt: str) -> None:

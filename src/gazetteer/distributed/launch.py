@@ -20,7 +20,6 @@ import torch.distributed as dist
 
 from gazetteer.distributed.collectives import barrier
 from gazetteer.distributed.interface import interface_of, local_address_towards
-from gazetteer.distributed.meeting import meet
 from gazetteer.distributed.set_aside import in_touch
 from gazetteer.distributed.slurm import (
     expand_nodes,
@@ -263,19 +262,24 @@ def _choose_interface(address: str, port: int) -> None:
 
 def _meet(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
     """Wait at rank 0's store until all have come, so that no later timeout counts the start."""
-    where = f"{address}:{plan.port}"
     try:
         store = _open_store(plan, address, timeout)
-        return meet(store, rank=plan.rank, world_size=plan.world_size, timeout=timeout)
-    except LaunchError as error:
-        raise LaunchError(
-            f"{error} to {where} within {timeout.total_seconds():.0f} s "
-            "(--rendezvous_timeout_seconds)"
-        ) from None
+        if store.add("arrived", 1) == plan.world_size:
+            store.set("complete", "yes")
+        try:
+            store.wait(["complete"], timeout)
+        except dist.DistStoreError:
+            raise LaunchError(
+                f"only {store.add('arrived', 0)} of {plan.world_size} ranks came to "
+                f"{address}:{plan.port} within {timeout.total_seconds():.0f} s "
+                "(--rendezvous_timeout_seconds)"
+            ) from None
     except (OSError, dist.DistError) as error:
         raise LaunchError(
-            f"rank {plan.rank} could not meet the others at {where} ({_first_line(error)})"
+            f"rank {plan.rank} could not meet the others at {address}:{plan.port} "
+            f"({_first_line(error)})"
         ) from None
+    return store
 
 
 def _open_store(plan: LaunchPlan, address: str, timeout: timedelta) -> dist.Store:
