@@ -129,11 +129,10 @@ def _remarks(options: Options) -> Iterator[str]:
 
 
 def _batch_remarks(options: Options) -> Iterator[str]:
-    size = options.data.global_batch_size
+    size, at_once = options.data.global_batch_size, options.data.per_gpu_batch_size
     if size is not None and not options.data.train_data:
         yield f"global_batch_size {size}: no effect without train_data"
-    elif size is not None and options.task.task == DENSE:
-        at_once = options.data.per_gpu_batch_size
+    elif size is not None and options.task.task == DENSE and at_once > 1:
         yield (
             f"per_gpu_batch_size {at_once}: no effect with --global_batch_size and --task dense,"
             " whose steps are read at once; --grad_cache saves memory"

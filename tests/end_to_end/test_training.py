@@ -378,9 +378,11 @@ def test_too_many_non_finite_steps_end_the_run(world: Path, monkeypatch) -> None
 
 def test_a_changed_flag_is_logged_and_wins(world: Path) -> None:
     run_train(world, name="changed", total_steps=2)
-    run_train(world, name="changed", total_steps=3, lr=5e-3)
+    run_train(world, name="changed", total_steps=3, lr=5e-3, per_gpu_batch_size=3)
     log = (world / "experiments" / "changed" / "run.log").read_text()
     assert "--lr was 0.0001 in the checkpoint, now 0.005; the command line wins" in log
+    assert "a step reads 3 examples of all workers together, it was 2 before;" in log
+    assert "--global_batch_size 2 keeps it on any number of workers" in log
 
 
 def test_a_flag_that_weights_depend_on_cannot_change(world: Path) -> None:

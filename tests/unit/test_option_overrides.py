@@ -219,3 +219,11 @@ def test_another_name_for_the_first_token():
     changed, notes = resolved(retriever_pooling="first")
     assert changed["retriever_pooling"] == "cls"
     assert notes == ["the same by another name: retriever_pooling first -> cls"]
+
+
+def test_a_global_batch_says_what_has_no_effect():
+    given = {"global_batch_size": 8, "per_gpu_batch_size": 2}
+    assert resolved(**given) == ({}, ["global_batch_size 8: no effect without train_data"])
+    assert resolved(**given, task="qa", train_data=["t"]) == ({}, [])
+    notes = resolved(**given, task="dense", train_data=["t"])[1]
+    assert any(note.startswith("per_gpu_batch_size 2: no effect with") for note in notes)

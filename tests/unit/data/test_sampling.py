@@ -77,7 +77,7 @@ LEGS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9
 """Of a run that is stopped again and again: workers, examples each reads at once, steps."""
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(counts, st.integers(1, 13), LEGS, seeds, st.booleans())
 def test_a_run_on_changing_numbers_of_workers_reads_what_one_worker_reads(
     count: int, size: int, legs: list[tuple[int, int, int]], seed: int, shuffle: bool
