@@ -35,6 +35,18 @@ class CheckpointError(GazetteerError):
     """A checkpoint is damaged or does not fit the model in use."""
 
 
+class UnsavedError(CheckpointError):
+    """The disk does not take a checkpoint; those before are as they were."""
+
+
+class DiskError(GazetteerError):
+    """A file cannot be written or read: the disk is full, broken, or closed to us."""
+
+
+class RunningError(GazetteerError):
+    """Another run of the same name is under way."""
+
+
 class LaunchError(GazetteerError):
     """The processes could not be brought together."""
 

@@ -11,7 +11,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from gazetteer.distributed.launch import process_group
 from gazetteer.distributed.requeue import requeue
 from gazetteer.dry_run import plan
-from gazetteer.errors import TRY_AGAIN, GazetteerError, OptionError
+from gazetteer.errors import TRY_AGAIN, DiskError, GazetteerError, OptionError
+from gazetteer.files import disk_problem
 from gazetteer.option_rules import Program
 from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
@@ -58,7 +59,7 @@ def run_program(
                 lines = "".join(f"{line}\n" for line in plan(options, ranks))
                 sys.stdout.write(lines if ranks.is_main else "")
                 return 0
-            code = job(options, ranks)
+            code = _done(job, options, ranks)
         if code == TRY_AGAIN and ranks.is_main:
             requeue(os.environ)
         return code
@@ -67,6 +68,17 @@ def run_program(
         if is_speaker or not error.is_shared:
             sys.stderr.write(f"{program}.py: error: {error}\n")
         return error.exit_code
+
+
+def _done(job: Callable[[Options, Ranks], int], options: Options, ranks: Ranks) -> int:
+    """Do a job; what a disk does not take is an error of one line, for the peers as well."""
+    try:
+        return job(options, ranks)
+    except OSError as error:
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        raise DiskError(problem) from None
 
 
 def processes_set_aside(options: Options, program: Program) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from gazetteer.distributed.agreement import main_first
 from gazetteer.errors import GazetteerError
-from gazetteer.files import replace_text
+from gazetteer.files import disk_problem, replace_text
 from gazetteer.options import OPTIONS_FILE, Options, options_log, save_options
 from gazetteer.records import Ranks
 
@@ -84,7 +87,7 @@ def start_experiment(folder: Path, options: Options, ranks: Ranks) -> Path:
 def _log_to(path: Path) -> None:
     """Write the lines kept so far to a file, and all that follow."""
     root = logging.getLogger()
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _RunLog(path, encoding="utf-8")
     file.setFormatter(logging.Formatter(LINE_FORMAT, DATE_FORMAT))
     for early in [h for h in root.handlers if isinstance(h, MemoryHandler)]:
         early.setTarget(file)
@@ -93,8 +96,26 @@ def _log_to(path: Path) -> None:
     root.addHandler(file)
 
 
+class _RunLog(logging.FileHandler):
+    """run.log; where the disk does not take it, the other handlers are told so, once."""
+
+    is_full = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
+        """Say what is wrong in one line, unless it is a mistake of ours."""
+        error = sys.exception()
+        problem = disk_problem(error) if isinstance(error, Exception) else None
+        if problem is None:
+            super().handleError(record)
+        elif not self.is_full:
+            self.is_full = True
+            sys.stderr.write(f"{self.baseFilename}: {problem}; lines are missing there\n")
+
+
 class Reporter:
     """Writes the numbers of a run; silent on all ranks but 0.
+
+    A disk that does not take them ends no run: they are dropped, with a warning.
 
     Args:
         folder: of the experiment.
@@ -116,6 +137,7 @@ class Reporter:
             self._writer = SummaryWriter(str(tensorboard or folder))
 
     def __enter__(self) -> Reporter:
+        threading.excepthook = _unless_the_disk
         return self
 
     def __exit__(
@@ -124,8 +146,8 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._to_tensorboard(SummaryWriter.close)
+        threading.excepthook = threading.__excepthook__
 
     def training(
         self, step: int, averages: Mapping[str, float], learning_rates: Mapping[str, float]
@@ -173,16 +195,40 @@ class Reporter:
         )
 
     def _write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        assert self._writer is not None
         for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+            self._to_tensorboard(SummaryWriter.add_scalar, name, value, step)
         self._append({"kind": kind, "step": step, **numbers})
+
+    def _to_tensorboard(self, write: Callable[..., object], *arguments: object) -> None:
+        if self._writer is None:
+            return
+        try:
+            write(self._writer, *arguments)
+        except OSError as error:
+            # Its thread has ended; it cannot be had back.
+            self._writer = None
+            logger.warning("no more numbers for TensorBoard: %s", disk_problem(error) or error)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record) + "\n"
-        # One write per line, so that a reader never sees half of one.
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            # One write per line, so that a reader never sees half of one.
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            _drop_half_a_line(self._metrics)
+            logger.warning("%s: a line is missing: %s", self._metrics, error.strerror)
+
+
+def _drop_half_a_line(path: Path) -> None:
+    with suppress(OSError):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def _unless_the_disk(thread: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread ends with a traceback where one line of ours says it all."""
+    if not isinstance(thread.exc_value, OSError) or disk_problem(thread.exc_value) is None:
+        threading.__excepthook__(thread)
 
 
 def drop_metrics_after(folder: Path, step: int) -> None:

@@ -7,14 +7,13 @@ once is enough while nobody touches it (see stamps.py).
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from gazetteer.errors import IndexFileError
-from gazetteer.files import MANIFEST, find_damage, write_manifest
+from gazetteer.files import MANIFEST, find_damage, read_files_of, write_manifest
 from gazetteer.stamps import State, large_file_state, read_stamp, write_stamp
 
 
@@ -67,8 +66,8 @@ def require_built(folder: Path, content: str, *, is_thorough: bool = False) -> N
 def _large_files(folder: Path) -> dict[str, State]:
     """State of each large file; nothing where the manifest or a file cannot be read."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_files_of(folder)
         states = {name: large_file_state(folder / name, f["sha256"]) for name, f in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
     return {name: state for name, state in states.items() if state is not None}

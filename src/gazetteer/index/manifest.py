@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +10,14 @@ from typing import Any
 
 from gazetteer.data.jsonl import describe
 from gazetteer.errors import IndexFileError
-from gazetteer.files import replace_json
+from gazetteer.files import CHECKSUM, MANIFEST, replace_vouched, vouched_text
 from gazetteer.index.codec import allowed_code_sizes
 from gazetteer.index.codec_storage import StoredCodec
 from gazetteer.index.stored_files import IndexFile, StoredFile
 from gazetteer.index.strict_records import parse_record
 
-MANIFEST = "manifest.json"
 FORMAT = "gazetteer-index"
 FORMAT_VERSION = 1
-CHECKSUM = "manifest_sha256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +77,7 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Make a version the one that the folder shows, in one move."""
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest)}
-    replace_json(folder / MANIFEST, document | {CHECKSUM: _checksum(document)})
-
-
-def _checksum(document: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's content, however it is laid out."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    replace_vouched(folder / MANIFEST, document)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -97,7 +89,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes().decode()
+        document = json.loads(text)
     except FileNotFoundError:
         raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
     except NotADirectoryError:
@@ -111,8 +104,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise IndexFileError(f"{path}: damaged manifest ({error})") from None
     problem = _inconsistency(manifest)
-    vouched = document.pop(CHECKSUM)
-    if problem is None and vouched != _checksum(document):
+    del document[CHECKSUM]
+    if problem is None and text != vouched_text(document):
         problem = f"damaged manifest (its content is not what its {CHECKSUM} vouches for)"
     if problem is not None:
         raise IndexFileError(f"{path}: {problem}")

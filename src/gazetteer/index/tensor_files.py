@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gazetteer.errors import IndexFileError
+from gazetteer.files import naming
 from gazetteer.index import file_layout
 
 CHUNK_BYTES = 2**22
@@ -74,7 +75,7 @@ def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[str, 
         SHA-256 (hexadecimal) and size in bytes.
     """
     digest, size = hashlib.sha256(), 0
-    with path.open("wb") as handle:
+    with naming(path), path.open("wb") as handle:
         for part in parts:
             view = memoryview(part)
             # Empty matrices cannot be cast.

@@ -6,16 +6,24 @@ under another name and renamed by rank 0 after a barrier, so `step-N` is always 
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazetteer.distributed.agreement import main_first
-from gazetteer.distributed.collectives import barrier
-from gazetteer.files import MANIFEST, find_damage, replace_json, sync, write_manifest
+from gazetteer.distributed.agreement import main_first, raise_together
+from gazetteer.errors import UnsavedError
+from gazetteer.files import (
+    MANIFEST,
+    disk_problem,
+    find_damage,
+    naming,
+    read_files_of,
+    replace_manifest,
+    sync,
+    write_manifest,
+)
 from gazetteer.records import Ranks
 
 logger = logging.getLogger(__name__)
@@ -67,12 +75,22 @@ class CheckpointFolder:
             write: called on every rank with a folder to write into; rank 0 writes what all share.
             ranks: this process among its peers.
             keep_optimisers: False drops optimiser state from all but the newest checkpoints.
+
+        Raises:
+            UnsavedError: the disk does not take it, the same on every rank; the checkpoints before
+                are as they were.
         """
         partial = self.path / f".step-{step}.partial"
-        main_first(lambda: _empty_folder(partial), ranks)
-        write(partial)
-        barrier()
-        main_first(lambda: self._commit(partial, step, keep_optimisers), ranks)
+        main_first(lambda: _on_disk(partial, lambda: _empty_folder(partial)), ranks)
+        problem: Exception | None = None
+        try:
+            _on_disk(partial, lambda: write(partial))
+        except UnsavedError as error:
+            problem = error
+        raise_together(problem, ranks)
+        main_first(
+            lambda: _on_disk(partial, lambda: self._commit(partial, step, keep_optimisers)), ranks
+        )
         return self.at(step)
 
     def _commit(self, partial: Path, step: int, keep_optimisers: bool) -> None:
@@ -102,13 +120,30 @@ class CheckpointFolder:
 def _drop_optimisers(folder: Path) -> None:
     files = list(folder.glob(OPTIMISER_FILES))
     if files:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for file in files:
-            document["files"].pop(file.name, None)
+        try:
+            listed = read_files_of(folder)
+        except ValueError as error:
+            logger.warning("%s is damaged (%s is not readable: %s)", folder, MANIFEST, error)
+            return
+        dropped = {file.name for file in files}
         # The manifest first: a kill in between leaves files nobody asks for, not a damaged folder.
-        replace_json(folder / MANIFEST, document)
+        replace_manifest(folder, {n: about for n, about in listed.items() if n not in dropped})
         for file in files:
             file.unlink(missing_ok=True)
+
+
+def _on_disk(partial: Path, work: Callable[[], object]) -> None:
+    """Do what fails as UnsavedError where the disk is at fault."""
+    try:
+        with naming(partial):
+            work()
+    except OSError as error:
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        # Half a checkpoint may be what fills the disk.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UnsavedError(f"no checkpoint was saved: {problem}") from None
 
 
 def _empty_folder(path: Path) -> None:

@@ -12,7 +12,7 @@ from gazetteer.data_files import open_data
 from gazetteer.distributed.query_shares import QueryShare
 from gazetteer.distributed.replicas import without_averaging
 from gazetteer.distributed.signals import StopRequest
-from gazetteer.errors import TRY_AGAIN
+from gazetteer.errors import TRY_AGAIN, UnsavedError
 from gazetteer.options import Options
 from gazetteer.progress import progress
 from gazetteer.records import Ranks
@@ -81,8 +81,7 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
                 stats = WeightedStats()
             if falls_due(plan.evaluate, before, after):
                 run.evaluate(after, reporter)
-            if falls_due(plan.save, before, after):
-                run.save()
+            if falls_due(plan.save, before, after) and _save_or_go_on(run):
                 saved_at = after
             if stop.requested(run.ranks):
                 if saved_at != after:
@@ -96,6 +95,19 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
     if run.retrieving is not None:
         run.retrieving.keeper.forget_unfinished()
     return 0
+
+
+def _save_or_go_on(run: TrainingRun) -> bool:
+    """Save; a full disk does not end a run that has steps left: there may be room later.
+
+    Collective: every rank must call this.
+    """
+    try:
+        run.save()
+    except UnsavedError as error:
+        logger.warning("%s; training goes on, and saves again when it is due", error)
+        return False
+    return True
 
 
 def update(run: TrainingRun, stats: WeightedStats) -> None:

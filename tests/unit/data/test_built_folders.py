@@ -13,7 +13,7 @@ import pytest
 from gazetteer import files, stamps
 from gazetteer.data.built_folders import build_folder, require_built
 from gazetteer.errors import IndexFileError
-from gazetteer.files import MANIFEST, STAMP
+from gazetteer.files import MANIFEST, STAMP, replace_manifest
 
 
 def _names(folder: Path) -> list[str]:
@@ -190,9 +190,10 @@ def test_stamp_of_something_else_is_no_stamp(
 def test_stamp_is_of_the_hash_that_the_manifest_names(tmp_path: Path) -> None:
     folder = _built(tmp_path)
     require_built(folder, "letters")
-    manifest = (folder / MANIFEST).read_text()
-    sha = json.loads(manifest)["files"]["a"]["sha256"]
-    (folder / MANIFEST).write_text(manifest.replace(sha, sha[::-1]))
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    sha = listed["a"]["sha256"]
+    listed["a"]["sha256"] = sha[::-1]
+    replace_manifest(folder, listed)
     with pytest.raises(IndexFileError, match="expected " + sha[::-1]):
         require_built(folder, "letters")
 

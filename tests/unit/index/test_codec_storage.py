@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gazetteer.errors import IndexFileError
-from gazetteer.files import file_digest
+from gazetteer.files import CHECKSUM, file_digest, replace_vouched
 from gazetteer.index import (
     Manifest,
     ShardedIndex,
@@ -179,9 +179,8 @@ def test_an_index_saved_before_there_were_codes_is_read(folder: Path) -> None:
 def rewrite(path: Path, document: dict[str, Any]) -> None:
     """A manifest with another content whose checksum is right."""
     document.pop("checksum", None)
-    document.pop(manifests.CHECKSUM, None)
-    document[manifests.CHECKSUM] = manifests._checksum(document)
-    path.write_text(json.dumps(document))
+    document.pop(CHECKSUM, None)
+    replace_vouched(path, document)
 
 
 # ---- damage
@@ -327,7 +326,7 @@ def test_a_kill_at_any_point_leaves_one_whole_version(
     for owner, name in [
         (stored_files, "write_tensors"),
         (os, "fsync"),
-        (manifests, "replace_json"),
+        (manifests, "replace_vouched"),
         (stored_files, "write_hashed"),
         (Path, "replace"),
         (Path, "unlink"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from gazetteer.errors import IndexFileError
+from gazetteer.files import replace_vouched
 from gazetteer.index import read_manifest
 from gazetteer.index.__main__ import main
 from gazetteer.index.codec import Codec
@@ -76,9 +76,7 @@ def written(tmp_path: Path) -> dict[str, Any]:
 def rewrite(folder: Path, document: dict[str, Any]) -> None:
     """With the checksum that belongs to it."""
     document = {name: value for name, value in document.items() if name != "manifest_sha256"}
-    checksum = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    content = json.dumps(document | {"manifest_sha256": checksum})
-    (folder / "manifest.json").write_text(content)
+    replace_vouched(folder / "manifest.json", document)
 
 
 def problem(folder: Path) -> str:

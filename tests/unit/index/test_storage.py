@@ -255,7 +255,7 @@ class Killer:
         for owner, name in [
             (stored_files, "write_tensors"),
             (os, "fsync"),
-            (manifests, "replace_json"),
+            (manifests, "replace_vouched"),
             (Path, "replace"),
             (Path, "unlink"),
         ]:
