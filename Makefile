@@ -35,7 +35,7 @@ CLUSTER_PACKAGES := slurmd slurmctld slurm-client munge slurm-wlm-basic-plugins 
 test-cluster: install
 	command -v slurmctld >/dev/null || [ "$$(id -u)" != 0 ] || { apt-get update -qq && \
 	    apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES); }
-	$(BIN)/pytest -m cluster tests/cluster
+	$(BIN)/pytest --long --fault-table fault_table.json -m 'cluster or faults' tests
 
 check: install
 	$(BIN)/ruff format --check .

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,13 +17,46 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from tests.support import shapes
+from tests.support import fault_table, shapes
 from tests.support.tiny_models import save_tiny_reader, save_tiny_retriever
 
 # Before any test imports gazetteer: from then on a wrong shape is an error.
 install_import_hook("gazetteer", f"{shapes.__name__}.check")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="all points of the table of faults")
+    parser.addoption("--fault-table", type=Path, help="write the table of faults there, as JSON")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if not fault_table.ROWS:
+        return
+    terminalreporter.write_line("")
+    for line in fault_table.lines(fault_table.ROWS):
+        terminalreporter.write_line(line)
+    if config.getoption("--fault-table"):
+        fault_table.write(fault_table.ROWS, config.getoption("--fault-table"))
+
+
+@pytest.fixture
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether to try everything (`make test-cluster`) or a part (`make test`)."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def fault_row() -> Callable[..., None]:
+    """Add a row to the table of faults: claim, tried, lost, how."""
+    begin = time.monotonic()
+
+    def add(claim: str, tried: int, lost: int, how: str) -> None:
+        seconds = time.monotonic() - begin
+        fault_table.ROWS.append(fault_table.Row(claim, tried, lost, how, seconds))
+
+    return add
 
 
 @pytest.fixture(autouse=True)

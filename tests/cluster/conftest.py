@@ -1,4 +1,4 @@
-"""A table of what was tried and how long it took, at the end of `make test-cluster`."""
+"""What the tests on a cluster share: a world, and rows in the table of faults."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tests.cluster.runs import whole_job
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import make_world
 
-ROWS: list[tuple[str, str, str]] = []
-
 
 @pytest.fixture
-def report():
-    """Add a row: case, outcome, seconds."""
-    return lambda case, outcome, seconds: ROWS.append((case, outcome, f"{seconds:.1f}"))
+def report(fault_row):
+    """Add a row of one trial: case, outcome, and how long that part of it took."""
+
+    def add(case: str, outcome: str, seconds: float) -> None:
+        fault_row("cluster", 1, 0, f"{case}: {outcome} ({seconds:.1f} s)")
+
+    return add
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +27,3 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_world(tmp_path_factory.mktemp("world"))
     run_on_ranks(whole_job, 2, folder, "whole2", timeout_seconds=400)
     return folder
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    if not ROWS:
-        return
-    terminalreporter.write_line("")
-    rows = [("case", "outcome", "seconds"), *ROWS]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        case, outcome, seconds = row
-        line = f"| {case:{widths[0]}} | {outcome:{widths[1]}} | {seconds:>{widths[2]}} |"
-        terminalreporter.write_line(line)

@@ -115,10 +115,13 @@ def put_back(refresher: Refresher, before: Path) -> None:
     refresher.orders.clear()
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("mode", "every"), [("blocking", 2), ("interleaved", 6), ("dedicated", 4)])
 def test_a_kill_at_any_step_on_the_disk(
-    refresher: Refresher, mode: str, every: int, tmp_path: Path
+    refresher: Refresher, mode: str, every: int, tmp_path: Path, is_long: bool, fault_row
 ) -> None:
+    every = 1 if is_long else every
     before = shutil.copytree(refresher.folder, tmp_path / "before")
     _, old = saved(refresher.folder)
 
@@ -142,7 +145,9 @@ def test_a_kill_at_any_step_on_the_disk(
         assert step == 7 and torch.equal(found, new), number
         assert not (refresher.folder / "refresh").exists()
     # Of 30 rows each time; only what one piece holds is lost.
-    assert reused > 12 * len(range(0, steps, every))
+    tried = len(range(0, steps, every))
+    assert reused > 12 * tried
+    fault_row("kill", tried, 0, f"{mode} refresh: the old index or the new one, then the new one")
 
 
 class Counted:
