@@ -104,12 +104,11 @@ class _RunLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
         """Say what is wrong in one line, unless it is a mistake of ours."""
         error = sys.exception()
-        problem = disk_problem(error) if isinstance(error, Exception) else None
-        if problem is None:
+        if not isinstance(error, OSError) or disk_problem(error) is None:
             super().handleError(record)
         elif not self.is_full:
             self.is_full = True
-            sys.stderr.write(f"{self.baseFilename}: {problem}; lines are missing there\n")
+            sys.stderr.write(f"{self.baseFilename}: {error.strerror}; lines are missing there\n")
 
 
 class Reporter:
@@ -207,7 +206,7 @@ class Reporter:
         except OSError as error:
             # Its thread has ended; it cannot be had back.
             self._writer = None
-            logger.warning("no more numbers for TensorBoard: %s", disk_problem(error) or error)
+            logger.warning("no more numbers for TensorBoard: %s", error.strerror or error)
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(record) + "\n"

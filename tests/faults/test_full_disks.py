@@ -35,7 +35,7 @@ def test_an_error_of_any_write(whole_run: WholeRun, name: str, is_long: bool, fa
     whole_run.start_over()
     steps = disk_steps(whole_run.work, whole_run.experiments)
     lost, went_on = [], 0
-    tried = range(3, steps, 2 if is_long else steps // 4)
+    tried = range(3, steps, 2 if is_long else steps // 3)
     for step in tried:
         whole_run.start_over()
         code = whole_run.go(Fault(step=step, error=getattr(errno, name)))
@@ -48,7 +48,7 @@ def test_an_error_of_any_write(whole_run: WholeRun, name: str, is_long: bool, fa
 
 def test_a_file_that_cannot_grow(whole_run: WholeRun, is_long: bool, fault_row) -> None:
     largest = max(path.stat().st_size for path in whole_run.experiments.rglob("*"))
-    lost, tried = [], range(100, largest, largest // (60 if is_long else 3))
+    lost, tried = [], range(100, largest, largest // (60 if is_long else 2))
     for size in tried:
         whole_run.start_over()
         code = whole_run.go(Fault(largest_file=size, error=errno.EFBIG))
@@ -74,7 +74,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(small_disk: Path, tmp_path: Path, is_long: bool, fault_row) -> None:
     run = WholeRun(tmp_path, small_disk)
     used = sum(path.stat().st_blocks * 512 for path in small_disk.rglob("*"))
-    lost, tried = [], range(used // 20, used, used // (40 if is_long else 3))
+    lost, tried = [], range(used // 20, used, used // (40 if is_long else 2))
     for size in tried:
         run.start_over()
         resize(small_disk, size)
