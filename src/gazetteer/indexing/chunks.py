@@ -90,8 +90,7 @@ class ChunkFolder:
             OSError: the folder is gone, or the disk is full.
         """
         held = vectors.detach().cpu().contiguous()
-        facts = {"version": self.key, "first_row": str(first_row)}
-        content = save({TENSOR: held}, facts | {"sha256": self._digest(first_row, held)})
+        content = save({TENSOR: held}, self._facts(first_row, held))
         final = self.file_of(range(first_row, first_row + len(held)))
         temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}")
         try:
@@ -117,7 +116,7 @@ class ChunkFolder:
             logger.warning("%s: not readable (%s), as if it were not there", path, error)
             return None
         is_ours = vectors.shape == (len(rows), self.dim) and vectors.dtype == torch.float32
-        if not is_ours or facts.get("sha256") != self._digest(rows.start, vectors):
+        if not is_ours or facts != self._facts(rows.start, vectors):
             logger.warning("%s: damaged or of another version, as if it were not there", path)
             return None
         return vectors
@@ -155,6 +154,10 @@ class ChunkFolder:
             else:
                 intact.append(chunk)
         return intact
+
+    def _facts(self, first_row: int, vectors: Tensor) -> dict[str, str]:
+        digest = self._digest(first_row, vectors)
+        return {"version": self.key, "first_row": str(first_row), "sha256": digest}
 
     def _digest(self, first_row: int, vectors: Tensor) -> str:
         digest = hashlib.sha256(f"{self.key} {first_row} {tuple(vectors.shape)};".encode())
