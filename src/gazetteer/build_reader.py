@@ -28,6 +28,7 @@ from gazetteer.reader import CausalReader, Reader, load_reader
 from gazetteer.reader.causal_loading import without_special_tokens
 from gazetteer.reader.fusion import T5Model
 from gazetteer.reader.loading import enable_gradient_checkpointing, is_decoder_only
+from gazetteer.reader.words import ReaderWords
 from gazetteer.records import Ranks
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def build_reader(
         max_padded_tokens=PADDED_TOKENS[ranks.device.type],
         attention="eager" if ranks.device.type == "cpu" else "sdpa",
         fill=fill,
-        prefix=options.causal.reader_prefix,
+        words=words_of(options),
     )
     if options.data.train_data:
         adapt_reader(options, reader)
@@ -147,13 +148,25 @@ def _needs_of_t5(options: Options) -> Iterator[str]:
         yield "--task mlm needs a reader that knows T5's sentinels"
 
 
-def passage_format(options: Options, reader: Reader) -> str:
-    """What is read of a passage: `--encoder_format`, whose default is for T5."""
+def words_of(options: Options) -> ReaderWords:
+    """The words around passages that flags give a decoder-only reader.
+
+    The default of `--encoder_format` is for T5, and a closed book implies another.
+    """
     given = options.reader.encoder_format
     is_default = given == all_flags(type(options))["encoder_format"].default
-    if is_default and isinstance(reader, CausalReader):
+    return ReaderWords(
+        prefix=options.causal.reader_prefix,
+        passage_format=None if is_default or options.data.closed_book else given,
+        question_format=options.reader.decoder_prompt_format,
+    )
+
+
+def passage_format(options: Options, reader: Reader) -> str:
+    """What is read of a passage: `--encoder_format`, or what a decoder-only reader is used to."""
+    if isinstance(reader, CausalReader):
         return reader.prompt.passage_format
-    return given
+    return options.reader.encoder_format
 
 
 def passage_tokenizer(
@@ -170,7 +183,7 @@ def build_targets(
     """What turns targets into labels."""
     kind, prompt_format = TargetTokenizer, options.reader.decoder_prompt_format
     if isinstance(reader, CausalReader):
-        kind, prompt_format = ContinuationTokenizer, prompt_format or reader.prompt.question_format
+        kind, prompt_format = ContinuationTokenizer, reader.prompt.question_format
     return kind(
         tokenizer,
         decoder_start_id=reader.decoder_start_id,

@@ -49,8 +49,10 @@ def test_reader_and_retriever_learn_together(world: Path, mode: str) -> None:
 
 def test_what_was_trained_answers_alike_when_loaded_again(world: Path) -> None:
     settings = {"write_results": True, "generation_min_length": 4}
+    # Words around passages go with the checkpoint.
     run_train(world, name="saved", reader_model_type=world / "llama", total_steps=4, lr=1e-4,
-              eval_freq=4, **settings)  # fmt: skip
+              eval_freq=4, reader_prefix="king who", encoder_format=" peru {text}",
+              decoder_prompt_format=" mountain {query}?", **settings)  # fmt: skip
     run_evaluate(world, name="again", reader_model_type=None, **settings,
                  model_path=checkpoint(world, "saved"))  # fmt: skip
     there = [r["generation"] for r in results(world, "saved", "dev-step-4.jsonl")]

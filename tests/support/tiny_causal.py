@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gazetteer.reader import CausalReader
 from gazetteer.reader.causal_loading import prompt_of
+from gazetteer.reader.words import ReaderWords
 from tests.support.tiny_models import WORDS
 
 CHAT = (
@@ -66,7 +67,7 @@ def tiny_llama(seed: int = 0, *, layers: int = 2, is_tied: bool = True) -> Llama
 def tiny_causal_reader(seed: int = 0, *, has_chat: bool = False) -> CausalReader:
     """A reader of a `tiny_llama`."""
     model = tiny_llama(seed)
-    return CausalReader(model, prompt_of(causal_tokenizer(has_chat=has_chat), model, None))
+    return CausalReader(model, prompt_of(causal_tokenizer(has_chat=has_chat), model, ReaderWords()))
 
 
 def save_tiny_causal(folder: Path, seed: int = 0, *, has_chat: bool = False) -> Path:

@@ -31,9 +31,5 @@ def candidate_log_likelihoods(
     """
     queries = len(context.mask)
     candidates = len(targets.labels) // max(queries, 1)
-    states, mask, passage = (
-        tensor.repeat_interleave(candidates, dim=0)
-        for tensor in (context.states, context.mask, context.passage)
-    )
-    logits = reader.decode(FusedStates(states, mask, passage), targets.decoder_input_ids)
+    logits = reader.decode(context.repeated(candidates), targets.decoder_input_ids)
     return label_log_probs(logits, targets.labels).sum(dim=1).view(queries, candidates)

@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gazetteer.reader.base import GenerationSettings, Reader
 from gazetteer.reader.states import EncodedPassages, FusedStates, length_table
+from gazetteer.reader.words import OWN_WORDS, ReaderWords
 from gazetteer.records import TokenIds
 
 
@@ -32,8 +33,9 @@ class CausalPrompt:
         prefix: ids before the first passage, at least one.
         end_ids: an answer ends with the first of them.
         pad_id: fills rows up.
-        passage_format: what is read of a passage, where flags do not say.
-        question_format: what follows the passages, where flags do not say.
+        passage_format: what is read of a passage.
+        question_format: what follows the passages.
+        words: as flags gave them, to be saved with the model.
     """
 
     prefix: tuple[int, ...]
@@ -41,6 +43,7 @@ class CausalPrompt:
     pad_id: int
     passage_format: str
     question_format: str
+    words: ReaderWords = OWN_WORDS
 
 
 class CausalReader(Reader):
@@ -97,14 +100,14 @@ class CausalReader(Reader):
     ) -> Float[Tensor, "sequence target vocab"]:
         """Logits of each target token, the first of them after prefix and context."""
         following = self._embedding(decoder_input_ids[:, 1:])
-        real = torch.ones(following.shape[:2], dtype=torch.bool, device=following.device)
-        states, real = self._in_one(context, mask, following, real)
+        count = following.shape[1]
+        states, real = self._in_one(context, following, np.full(len(following), count), mask)
         return self.model(
             inputs_embeds=states,
-            logits_to_keep=decoder_input_ids.shape[1],
+            logits_to_keep=count + 1,
             use_cache=False,
             # Without padding, attention needs no mask, and takes its fastest kernels.
-            **({} if bool(real.all()) else self._padding(real)),
+            **({} if real is None else self._padding(real)),
         ).logits
 
     @torch.no_grad()
@@ -121,12 +124,12 @@ class CausalReader(Reader):
         given = prompts or [()] * len(context.mask)
         longest = max((len(ids) for ids in given), default=0)
         table = torch.full((len(given), longest), self.prompt.pad_id)
-        real = torch.zeros(table.shape, dtype=torch.bool)
         for row, ids in enumerate(given):
             table[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-            real[row, : len(ids)] = True
-        following = self._embedding(table.to(self.device))
-        states, real = self._in_one(context, None, following, real.to(self.device))
+        counts = np.array([len(ids) for ids in given], dtype=np.int64)
+        states, real = self._in_one(context, self._embedding(table.to(self.device)), counts)
+        if real is None:
+            real = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         model: Any = self.model  # Which transformers does not say can generate.
         generated = model.generate(
             inputs_embeds=states,
@@ -158,24 +161,51 @@ class CausalReader(Reader):
     def _in_one(
         self,
         context: FusedStates,
-        mask: Bool[Tensor, "sequence token"] | None,
         following: Float[Tensor, "sequence more dim"],
-        following_real: Bool[Tensor, "sequence more"],
-    ) -> tuple[Float[Tensor, "sequence all dim"], Bool[Tensor, "sequence all"]]:
+        counts: np.ndarray,
+        mask: Bool[Tensor, "sequence token"] | None = None,
+    ) -> tuple[Float[Tensor, "sequence all dim"], Bool[Tensor, "sequence all"] | None]:
         """Prefix, context and what follows as one sequence each, padded on the left.
 
-        Rows end together: what follows the context stands at the same places in all of them.
+        Rows end together: what follows the context stands at the same places in all of them. What
+        is padding is worked out on the host, so that no GPU is waited for.
+
+        Args:
+            context: of each sequence.
+            following: after the context, padded at its end.
+            counts: vectors of each sequence in `following`; host, int64.
+            mask: hides some of the context; None hides nothing.
+
+        Returns:
+            The sequences, and where a vector stands; None: everywhere.
         """
         rows = len(context.mask)
         prefix = torch.tensor(self.prompt.prefix, device=self.device)
         before = self._embedding(prefix).expand(rows, -1, -1)
         states = torch.cat([before, context.states.to(before.dtype), following], dim=1)
-        real_before = torch.ones(before.shape[:2], dtype=torch.bool, device=before.device)
-        real_context = context.mask if mask is None else mask
-        real = torch.cat([real_before, real_context, following_real], dim=1)
-        # A stable sort moves padding to the front and leaves everything else in its order.
-        order = real.to(torch.uint8).argsort(dim=1, stable=True)
-        longest = int(real.sum(dim=1).max()) if rows else 0
-        order = order[:, order.shape[1] - longest :]
-        index = order.unsqueeze(2).expand(-1, -1, states.shape[2])
-        return states.gather(1, index), real.gather(1, order)
+        pieces = (
+            (before.shape[1], np.full(rows, before.shape[1])),
+            (context.states.shape[1], context.lengths),
+            (following.shape[1], counts),
+        )
+        host = np.concatenate([np.arange(width) < some[:, None] for width, some in pieces], axis=1)
+        if mask is not None:
+            real = torch.from_numpy(host).to(states.device, non_blocking=True)
+            start = before.shape[1]
+            real[:, start : start + mask.shape[1]] &= mask
+            # A stable sort moves padding to the front and leaves everything else in its order.
+            order = real.to(torch.uint8).argsort(dim=1, stable=True)
+            return _in_order(states, order), real.gather(1, order)
+        longest = int(host.sum(axis=1).max(initial=0))
+        placed = host.argsort(axis=1, kind="stable")[:, host.shape[1] - longest :]
+        kept = np.take_along_axis(host, placed, axis=1)
+        order = torch.from_numpy(placed).to(states.device, non_blocking=True)
+        if kept.all():
+            return _in_order(states, order), None
+        return _in_order(states, order), torch.from_numpy(kept).to(states.device, non_blocking=True)
+
+
+def _in_order(
+    states: Float[Tensor, "sequence all dim"], order: Int[Tensor, "sequence kept"]
+) -> Float[Tensor, "sequence kept dim"]:
+    return states.gather(1, order.unsqueeze(2).expand(-1, -1, states.shape[2]))

@@ -24,6 +24,7 @@ from gazetteer.adapters import load_adapters
 from gazetteer.data.tokens import SpecialTokens
 from gazetteer.optional_packages import import_optional
 from gazetteer.reader.causal import CausalPrompt, CausalReader
+from gazetteer.reader.words import ReaderWords
 
 GGUF = ".gguf"
 PASSAGE_FORMAT = "\ntitle: {title} context: {text}"
@@ -74,7 +75,7 @@ def load_causal(
     *,
     dropout: float,
     dtype: torch.dtype,
-    prefix: str | None,
+    words: ReaderWords,
 ) -> tuple[CausalReader, PreTrainedTokenizerBase]:
     """Load a decoder-only reader and its tokenizer.
 
@@ -84,8 +85,7 @@ def load_causal(
         config: of the model.
         dropout: replaces every dropout rate that the config knows.
         dtype: of the weights; tables of rotary places stay in float32.
-        prefix: text before the first passage; None = the head of the chat template, if there is
-            one.
+        words: of flags; what they do not say is as it was saved, or else the model's own way.
 
     Raises:
         OSError, ValueError: nothing usable there.
@@ -99,11 +99,12 @@ def load_causal(
     model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, **file)
     _forget_quantisation(model)
     load_adapters(model, Path(source))
-    return CausalReader(model, prompt_of(tokenizer, model, prefix)), tokenizer
+    words = words.or_else(ReaderWords.load(Path(source)))
+    return CausalReader(model, prompt_of(tokenizer, model, words)), tokenizer
 
 
 def prompt_of(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, prefix: str | None
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, words: ReaderWords
 ) -> CausalPrompt:
     """The words around passages and answer.
 
@@ -111,7 +112,7 @@ def prompt_of(
         tokenizer: of the model. With a chat template, passages and question stand in the first
             message of the user, and the answer is the assistant's.
         model: knows the ids that end a text.
-        prefix: takes the place of the chat template's head; its tail is left out then.
+        words: a prefix takes the place of the chat template's head; its tail is left out then.
 
     Raises:
         ValueError: the tokenizer has no end token.
@@ -119,21 +120,23 @@ def prompt_of(
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise ValueError("its tokenizer has no end token, so no answer would end")
-    head, tail = _chat(tokenizer) if prefix is None else (None, "")
+    head, tail = _chat(tokenizer) if words.prefix is None else (None, "")
     if head is None:
-        ids = [*SpecialTokens.of(tokenizer).before, *_ids(tokenizer, prefix or "")]
+        ids = [*SpecialTokens.of(tokenizer).before, *_ids(tokenizer, words.prefix or "")]
         ids = ids or [end if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     else:
         ids = _ids(tokenizer, head)
     ends = model.generation_config.eos_token_id if model.generation_config else None
     others = ends if isinstance(ends, list) else [ends]
     pad = tokenizer.pad_token_id
+    question = QUESTION_FORMAT + tail.replace("{", "{{").replace("}", "}}")
     return CausalPrompt(
         prefix=tuple(int(one) for one in ids),
         end_ids=tuple(dict.fromkeys([end, *(one for one in others if one is not None)])),
         pad_id=pad if isinstance(pad, int) else end,
-        passage_format=PASSAGE_FORMAT,
-        question_format=QUESTION_FORMAT + tail.replace("{", "{{").replace("}", "}}"),
+        passage_format=PASSAGE_FORMAT if words.passage_format is None else words.passage_format,
+        question_format=words.question_format or question,
+        words=words,
     )
 
 

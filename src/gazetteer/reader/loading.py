@@ -26,8 +26,10 @@ from transformers import (
 from gazetteer.adapters import load_adapters, save_model
 from gazetteer.errors import CheckpointError
 from gazetteer.reader.base import Reader
+from gazetteer.reader.causal import CausalReader
 from gazetteer.reader.causal_loading import is_causal, load_causal, model_source
 from gazetteer.reader.fusion import FusionReader, T5Model
+from gazetteer.reader.words import OWN_WORDS, ReaderWords
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Attention = Literal["eager", "sdpa"]
@@ -55,7 +57,7 @@ def load_reader(
     max_padded_tokens: int,
     attention: Attention = "sdpa",
     fill: Callable[[T5Model, torch.dtype], None] | None = None,
-    prefix: str | None = None,
+    words: ReaderWords = OWN_WORDS,
 ) -> tuple[Reader, PreTrainedTokenizerBase]:
     """Load a reader and its tokenizer: T5 or decoder-only, as the config says.
 
@@ -68,7 +70,7 @@ def load_reader(
             from its fast kernels on a CPU, where "eager" is faster.
         fill: gives a model made of the config alone, its weights on the "meta" device, weights of a
             dtype; None reads those that lie under the name. For T5 alone.
-        prefix: text a decoder-only reader is given first; None = its chat template's, if any.
+        words: around a decoder-only reader's passages; what they do not say is as it was saved.
 
     Raises:
         CheckpointError: nothing usable under that name; the message says what was missing.
@@ -80,7 +82,7 @@ def load_reader(
         kind = reader_class(config)
         if kind is None and fill is None:
             dtype = DTYPES[precision]
-            return load_causal(source, file, config, dropout=dropout, dtype=dtype, prefix=prefix)
+            return load_causal(source, file, config, dropout=dropout, dtype=dtype, words=words)
         if kind is None:
             raise ValueError("it is decoder-only; weights of Atlas are a T5's")
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -151,6 +153,8 @@ def save_reader(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path
     """
     save_model(reader.model, folder)
     tokenizer.save_pretrained(folder)
+    if isinstance(reader, CausalReader):
+        reader.prompt.words.save(folder)
 
 
 def cannot_load(what: str, name: str, error: Exception) -> CheckpointError:

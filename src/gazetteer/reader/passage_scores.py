@@ -42,9 +42,7 @@ def passage_token_log_probs(
     labels = targets.labels.repeat_interleave(passages, dim=0)
     inputs = targets.decoder_input_ids.repeat_interleave(passages, dim=0)
     chunks = [
-        label_log_probs(
-            reader.decode(_rows(context, part), inputs[part]) / temperature, labels[part]
-        )
+        label_log_probs(reader.decode(context.rows(part), inputs[part]) / temperature, labels[part])
         for part in sequence_chunks(len(labels), labels.shape[1], reader.vocab_size)
     ]
     return torch.cat(chunks).view(queries, passages, -1)
@@ -106,10 +104,6 @@ def _recorded(
     with record_cross_attention(reader.model) as recorded:
         reader.decode(context, targets.decoder_input_ids)
     return recorded, context.mask, context.passage
-
-
-def _rows(context, part: slice):  # noqa: ANN001, ANN202 - FusedStates in, FusedStates out
-    return type(context)(context.states[part], context.mask[part], context.passage[part])
 
 
 def _without(

@@ -27,11 +27,27 @@ class FusedStates:
         states: carries gradient if the encoder did.
         mask: True where a token stands.
         passage: which passage each token belongs to.
+        lengths: tokens of each sequence, padding behind them; host, int64 (sequence).
     """
 
     states: Float[Tensor, "sequence token dim"]
     mask: Bool[Tensor, "sequence token"]
     passage: Int[Tensor, "sequence token"]
+    lengths: np.ndarray
+
+    def rows(self, part: slice) -> FusedStates:
+        """Some of the sequences."""
+        return FusedStates(
+            self.states[part], self.mask[part], self.passage[part], self.lengths[part]
+        )
+
+    def repeated(self, times: int) -> FusedStates:
+        """Each sequence so many times, one after the other."""
+        states, mask, passage = (
+            tensor.repeat_interleave(times, dim=0)
+            for tensor in (self.states, self.mask, self.passage)
+        )
+        return FusedStates(states, mask, passage, self.lengths.repeat(times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,7 @@ class EncodedPassages:
             flat.index_select(0, index.view(-1)).view(*index.shape, -1),
             torch.from_numpy(layout.mask).to(device, non_blocking=True),
             torch.from_numpy(layout.passage).to(device, non_blocking=True),
+            lengths.sum(axis=1),
         )
 
 

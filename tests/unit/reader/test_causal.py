@@ -98,6 +98,19 @@ def test_one_passage_apart_or_left_out_is_what_it_is_alone() -> None:
         torch.testing.assert_close(without[0, place], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_decoding_asks_the_device_for_no_number() -> None:
+    reader = tiny_causal_reader()
+    reader.model.set_attn_implementation("eager")
+    # On this device every value that the host asks for is an error.
+    reader.to("meta")
+    encoded = reader.encode(inputs()[:2])
+    ids = targets(slice(0, 2)).decoder_input_ids.to("meta")
+    context = encoded.fused()
+    assert reader.decode(context, ids).shape == (*ids.shape, reader.vocab_size)
+    hidden = context.mask & (context.passage != 0)
+    assert reader.decode(context, ids, mask=hidden).shape == (*ids.shape, reader.vocab_size)
+
+
 def test_gradient_reaches_every_vector_of_the_context_and_is_finite() -> None:
     reader = tiny_causal_reader()
     encoded = reader.encode(inputs())

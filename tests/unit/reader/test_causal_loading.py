@@ -15,6 +15,7 @@ from gazetteer.adapters import LoraSettings, add_adapters, has_adapters
 from gazetteer.errors import CheckpointError, OptionError
 from gazetteer.reader import CausalReader, GenerationSettings, load_reader, save_reader
 from gazetteer.reader.causal_loading import prompt_of, without_special_tokens
+from gazetteer.reader.words import ReaderWords
 from tests.support.tiny_causal import causal_tokenizer, save_tiny_causal, tiny_llama
 from tests.support.tiny_gguf import write_gguf
 
@@ -42,11 +43,26 @@ def test_what_was_saved_is_read_back_with_its_words(tmp_path: Path) -> None:
     assert torch.equal(logits_of(again), logits_of(reader))
 
 
+def test_words_of_flags_are_saved_and_flags_come_first(tmp_path: Path) -> None:
+    words = ReaderWords(prefix="Read:", passage_format=" {text}", question_format=" {query}?")
+    reader = load(save_tiny_causal(tmp_path / "first", has_chat=True), words=words)
+    save_reader(reader, causal_tokenizer(has_chat=True), tmp_path / "again")
+    assert load(tmp_path / "again").prompt == reader.prompt
+    assert reader.prompt.passage_format == " {text}"
+    other = load(tmp_path / "again", words=ReaderWords(question_format="{query}!")).prompt
+    assert other == replace(
+        reader.prompt, question_format="{query}!", words=replace(words, question_format="{query}!")
+    )
+    (tmp_path / "again" / "words.json").write_text('{"prefix": 3}')
+    with pytest.raises(CheckpointError, match=r"words\.json: no words of a reader \('passage"):
+        load(tmp_path / "again")
+
+
 def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path: Path) -> None:
     model, tokenizer = tiny_llama(), causal_tokenizer()
     file = write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
     reader = load(file)
-    plain = CausalReader(model, prompt_of(tokenizer, model, ""))
+    plain = CausalReader(model, prompt_of(tokenizer, model, ReaderWords(prefix="")))
     torch.testing.assert_close(logits_of(reader), logits_of(plain), rtol=1e-5, atol=1e-5)
     assert reader.prompt.end_ids == (2,)
     # The folder stands for its one file; saved, it is an ordinary checkpoint.
@@ -130,27 +146,27 @@ def test_the_dropout_asked_for_replaces_the_models_own(tmp_path: Path) -> None:
 
 def test_the_words_around_come_from_the_chat_template_or_the_flag() -> None:
     model, chat, plain = tiny_llama(), causal_tokenizer(has_chat=True), causal_tokenizer()
-    prompt = prompt_of(chat, model, None)
+    prompt = prompt_of(chat, model, ReaderWords())
     assert chat.decode(prompt.prefix) == "<|start|>user\n"
     assert prompt.question_format == "\n{query}<|end|>\n<|start|>assistant\n"
-    assert prompt_of(plain, model, None).prefix == (1,)
-    given = prompt_of(chat, model, "Read: ")
+    assert prompt_of(plain, model, ReaderWords()).prefix == (1,)
+    given = prompt_of(chat, model, ReaderWords(prefix="Read: "))
     assert chat.decode(given.prefix) == "<|start|>Read: "
     assert given.question_format == "\n{query}"
     # Braces of a template are no fields of a format.
     chat.chat_template = chat.chat_template.replace("assistant\n{%", "{'role'}\n{%")
-    tail = prompt_of(chat, model, None).question_format.format(query="why")
+    tail = prompt_of(chat, model, ReaderWords()).question_format.format(query="why")
     assert tail == "\nwhy<|end|>\n<|start|>{'role'}\n"
 
 
 def test_every_end_that_the_model_knows_ends_an_answer_the_tokenizers_first() -> None:
     model = tiny_llama()
     model.generation_config.eos_token_id = [7, 2, 9]
-    assert prompt_of(causal_tokenizer(), model, None).end_ids == (2, 7, 9)
+    assert prompt_of(causal_tokenizer(), model, ReaderWords()).end_ids == (2, 7, 9)
     without_end = causal_tokenizer()
     without_end.eos_token = None
     with pytest.raises(ValueError, match="no end token"):
-        prompt_of(without_end, model, None)
+        prompt_of(without_end, model, ReaderWords())
 
 
 def test_passages_are_cut_without_tokens_that_begin_a_text() -> None:
@@ -179,6 +195,6 @@ def test_adapters_of_a_reader_come_back_with_the_same_bits(tmp_path: Path) -> No
 
 def test_no_prefix_is_a_defect() -> None:
     model = tiny_llama()
-    prompt = replace(prompt_of(causal_tokenizer(), model, None), prefix=())
+    prompt = replace(prompt_of(causal_tokenizer(), model, ReaderWords()), prefix=())
     with pytest.raises(AssertionError):
         CausalReader(model, prompt)
