@@ -124,12 +124,19 @@ def set_adapter_dropout(model: nn.Module, dropout: float) -> None:
 def without_adapters(model: Any) -> Any:  # noqa: ANN401 - any model of transformers
     """A copy of a model with its adapters in its weights, all of which learn."""
     merged = copy.deepcopy(model)
-    for name, layer in list(_adapted_layers(merged)):
+    merge_adapters(merged)
+    return merged.requires_grad_(True)
+
+
+def merge_adapters(model: Any) -> None:  # noqa: ANN401 - any model of transformers
+    """Put a model's adapters into its weights, as it is served; nothing if it has none."""
+    if not has_adapters(model):
+        return
+    for name, layer in list(_adapted_layers(model)):
         layer.merge()
         owner, _, field = name.rpartition(".")
-        setattr(merged.get_submodule(owner), field, layer.get_base_layer())
-    del merged.peft_config
-    return merged.requires_grad_(True)
+        setattr(model.get_submodule(owner), field, layer.get_base_layer())
+    del model.peft_config
 
 
 def save_model(model: Any, folder: Path) -> None:  # noqa: ANN401 - any model of transformers

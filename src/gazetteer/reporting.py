@@ -51,7 +51,7 @@ def start_log(ranks: Ranks) -> None:
     )
     # Libraries keep their own voice down: one line per fact, ours.
     disable_progress_bar()
-    for name in ("transformers", "torch", "absl", "httpx"):
+    for name in ("transformers", "torch", "absl", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gazetteer.compress import train_with_evaluation
 from gazetteer.compress.plots import read_metrics
 from gazetteer.compress.records import OfflineRecord, write_records
 from gazetteer.compress.scoreboard import main as scoreboard
@@ -106,6 +107,9 @@ def test_the_guides_commands_leave_what_they_promise(
     assert compressed["costs"]["kv_bytes"] < whole["costs"]["kv_bytes"]
     assert compressed["costs"]["rate"] > 1 and whole["costs"]["rate"] is None
     assert whole["differences"]["token_f1"]["interval"] == [0, 0]
+    # Adapters cost nothing where a model is served.
+    trained = rows["uncompressed, trained reader"]["costs"]
+    assert trained["total_flops"] == whole["costs"]["total_flops"]
 
 
 def test_the_same_command_goes_on_and_a_t5_learns_as_well(
@@ -133,6 +137,27 @@ def test_the_same_command_goes_on_and_a_t5_learns_as_well(
     table = capsys.readouterr().out
     assert table.endswith((world / "board" / "scoreboard.md").read_text())
     assert "| 16x |" in table and "| closed book |" in table
+
+
+def test_one_of_several_workers_compares(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        train_with_evaluation, "run_command", lambda _, job, __: job.args[0].append(0)
+    )
+    monkeypatch.setattr(train_with_evaluation, "keep_final", lambda _: pytest.fail("not mine"))
+    for name, number in (("RANK", "1"), ("SLURM_PROCID", "2")):
+        with monkeypatch.context() as started:
+            started.setenv(name, number)
+            started.setenv("SLURM_LOCALID", "0")
+            assert run("--train_data small_real_dataset.json") == 0
+
+
+def test_costs_are_of_one_process(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert scoreboard(shlex.split("--eval_data e.json --compressed c --output_dir board")) == 2
+    assert "error: started 2 times (WORLD_SIZE): costs are" in capsys.readouterr().err
+    assert not (world / "board").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gazetteer import build
+from gazetteer.adapters import merge_adapters
 from gazetteer.compress.contest import WHOLE, Contestant
 from gazetteer.compress.costs import Costs, Query, Race, answer_in_full, count_costs, finisher, race
 from gazetteer.compress.measures import (
@@ -109,9 +110,13 @@ def enter(contestant: Contestant, ranks: Ranks) -> Entered:
 
 
 def answers_of(entered: Entered, results: Path) -> Answered:
-    """What a contestant says to every question; written to `results` as well."""
+    """What a contestant says to every question; written to `results` as well.
+
+    Afterwards its reader is as it would be served, adapters in its weights: costs are measured so.
+    """
     evaluation = entered.evaluation
     evaluation.evaluator.evaluate(evaluation.batches, evaluation.passages, results, evaluation.name)
+    merge_adapters(entered.stage.reader.model)
     return read_answers(results)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -37,7 +38,7 @@ from gazetteer.compress.work_folder import WorkFolder
 from gazetteer.data.passages import PassageStore
 from gazetteer.dense.commands import require_writable
 from gazetteer.errors import OptionError
-from gazetteer.one_line_errors import exit_code
+from gazetteer.one_line_errors import exit_code, quiet_libraries, require_one_process
 from gazetteer.paths import default_cache_folder
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def prepare(values: argparse.Namespace) -> None:
     """
     if values.merge:
         return merge(values.merge, values.output_file)
+    require_one_process(os.environ, "start one command for each --shard i/n, without a launcher")
     check(values)
     require_writable(values.output_file, "--output_file")
     # What can be wrong is looked at before hours are spent.
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     values = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    quiet_libraries()
     return exit_code("prepare_dataset", lambda: prepare(values))
 
 

@@ -10,6 +10,7 @@ by BM25, and each compressor; all answer the same questions from the same passag
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from gazetteer.compress.playing import Timing, play
 from gazetteer.compress.scoreboard_table import markdown
 from gazetteer.dense.commands import SeedParser, positive
 from gazetteer.files import replace_text
-from gazetteer.one_line_errors import exit_code
+from gazetteer.one_line_errors import exit_code, require_one_process
 from gazetteer.records import Ranks
 from gazetteer.reporting import start_log
 
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(values: argparse.Namespace) -> None:
+    require_one_process(os.environ, "costs are those of one process, so start it once")
     choose_device(values.device)
     ranks = Ranks()
     start_log(ranks)

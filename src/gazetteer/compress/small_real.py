@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from gazetteer.dense.commands import SeedParser, positive, require_writable
 from gazetteer.errors import DataError, OptionError
 from gazetteer.ir.fields import Object, as_object, list_of
 from gazetteer.ir.lines import read_objects
-from gazetteer.one_line_errors import exit_code
+from gazetteer.one_line_errors import exit_code, quiet_libraries, require_one_process
 from gazetteer.optional_packages import import_optional
 from gazetteer.progress import progress
 
@@ -87,6 +88,7 @@ def prepare(values: argparse.Namespace) -> None:
     Raises:
         GazetteerError: in one line.
     """
+    require_one_process(os.environ, "start it once, without a launcher")
     output, held_out = values.output_file, evaluation_file(values.output_file)
     require_writable(output, "--output_file")
     if values.num_examples < 2:
@@ -252,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     values = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    quiet_libraries()
     return exit_code("prepare_small_real_dataset", lambda: prepare(values))
 
 

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 MODERNBERT = "answerdotai/ModernBERT-base"
 GENERATOR = "mistralai/Mistral-7B-Instruct-v0.2"
 FINAL = "checkpoints/final"
+SPEAKER = "train_with_evaluation.py: error"
 
 
 def build_parser() -> SeedParser:
@@ -166,10 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     values = build_parser().parse_args(arguments)
     codes: list[int] = []
-    failed = exit_code("train_with_evaluation.py: error", lambda: get_ready(values))
-    failed = failed or run_command(build_parser(), partial(train_on_records, codes), arguments)
+    is_first = speaks_for_machine(os.environ)
+    try:
+        get_ready(values)
+    except OptionError as error:
+        if is_first:
+            sys.stderr.write(f"{SPEAKER}: {error}\n")
+        return error.exit_code
+    failed = run_command(build_parser(), partial(train_on_records, codes), arguments)
     code = failed or codes[0]
-    if code or not speaks_for_machine(os.environ) or os.environ.get("RANK", "0") != "0":
+    is_main = is_first and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    if code or not is_main:
         return code
     final = keep_final(values.output_dir)
-    return exit_code("train_with_evaluation.py: error", lambda: before_after.compare(values, final))
+    return exit_code(SPEAKER, lambda: before_after.compare(values, final))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gazetteer.distributed.launch import process_group
 from gazetteer.errors import GazetteerError
+from gazetteer.one_line_errors import quiet_libraries
 from gazetteer.program import speaks_for_machine
 from gazetteer.records import Ranks
 
@@ -90,7 +91,7 @@ def run_command(parser: SeedParser, job: Job, arguments: Sequence[str] | None) -
     logging.basicConfig(
         level=logging.INFO if is_first else logging.WARNING, format="%(message)s", force=True
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    quiet_libraries()
     for line in parser.idle_given(values) if is_first else ():
         logger.info("%s", line)
     ranks: Ranks | None = None
