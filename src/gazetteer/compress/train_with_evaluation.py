@@ -3,7 +3,8 @@
     python train_with_evaluation.py --train_data small_real_dataset.json
 
 A thin mapping onto `train.py` with lines of `--use_file_passages`; the flags are ScaleDown's. The
-run is kept in `--output_dir`/training, and the same command goes on with it.
+run is kept in `--output_dir`/training, and the same command goes on with it. Another model or other
+data begin anew; what was there is put aside.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from gazetteer.compress import before_after, plots
 from gazetteer.compress.devices import choose_device
 from gazetteer.compress.lines import read_both, write_lines
+from gazetteer.compress.one_training import make_room, settings_of
 from gazetteer.compress.scoreboard import add_timing
 from gazetteer.compress.words import RUN, lines_of, steps_of, train_words
 from gazetteer.dense.commands import SeedParser, positive, require_writable, run_command
@@ -119,6 +121,7 @@ def train_on_records(codes: list[int], values: argparse.Namespace, ranks: Ranks)
     steps = steps_of(len(learned), batch, values.num_epochs, values.max_steps)
 
     def write() -> None:
+        make_room(values.output_dir, settings_of(values, learned))
         require_writable(values.output_dir / "data" / "train.jsonl", "--output_dir")
         files = lines_of(values)
         write_lines(files["train"], learned, scored=values.enable_reranking)
