@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import pickle
 import queue
+import random
 import socket
 import time
 import traceback
@@ -156,17 +158,32 @@ atexit.register(_POOL.end)
 
 def _serve(rank: int, tasks: SimpleQueue, results: Any) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    import torch
-
-    torch.set_num_threads(1)
     while True:
         function, args, set_aside, environment, folder = tasks.get()
+        _seem_new()
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             results.put(_answer(rank, function, args, set_aside, results))
+
+
+def _seem_new() -> None:
+    """Undo what programs do to their process and leave so."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
 
 
 def _answer(
