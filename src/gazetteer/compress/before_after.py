@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gazetteer.compress import contest, plots, report, scoreboard
 from gazetteer.compress import words as mapping
+from gazetteer.compress.devices import alone
 from gazetteer.compress.lines import read_both, write_lines
 from gazetteer.compress.playing import Played, play
 from gazetteer.options import parse_options
-from gazetteer.records import Ranks
 from gazetteer.reporting import start_log
 
 BEFORE, AFTER, TRAINED_WHOLE = (
@@ -31,7 +29,7 @@ def compare(values: argparse.Namespace, final: Path) -> None:
         values: of the command line.
         final: the trained checkpoint.
     """
-    ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    ranks = alone()
     start_log(ranks)
     output: Path = values.output_dir
     folder = output / "scoreboard"

@@ -8,6 +8,7 @@ import os
 import torch
 
 from gazetteer.errors import OptionError
+from gazetteer.records import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -28,3 +29,8 @@ def choose_device(name: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif not torch.cuda.is_available():
         logger.warning("--device gpu: there is none here, so the CPU computes")
+
+
+def alone() -> Ranks:
+    """This process without peers, on the device that `choose_device` settled."""
+    return Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))

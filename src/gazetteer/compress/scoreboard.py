@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from gazetteer.compress.contest import best_by_words, dump, read_names, ways_to_read
-from gazetteer.compress.devices import choose_device
+from gazetteer.compress.devices import alone, choose_device
 from gazetteer.compress.lines import answered, write_lines
 from gazetteer.compress.playing import Timing, play
 from gazetteer.compress.scoreboard_table import markdown
 from gazetteer.dense.commands import SeedParser, positive
 from gazetteer.files import replace_text
 from gazetteer.one_line_errors import exit_code, require_one_process
-from gazetteer.records import Ranks
 from gazetteer.reporting import start_log
 
 JSON, TABLE = "scoreboard.json", "scoreboard.md"
@@ -95,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(values: argparse.Namespace) -> None:
     require_one_process(os.environ, "costs are those of one process, so start it once")
     choose_device(values.device)
-    ranks = Ranks()
+    ranks = alone()
     start_log(ranks)
     names = read_names(values.compressed, "--compressed")
     records = answered(values.eval_data, "--eval_data")[: values.max_examples]
