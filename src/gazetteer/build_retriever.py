@@ -46,6 +46,12 @@ def build_retriever(
         CheckpointError, OptionError: they cannot be loaded, or cannot be as flags say.
     """
     retriever, tokenizer = load_encoders(options, ranks, name, fills)
+    prepare_learning(retriever, options)
+    return retriever.to(ranks.device), tokenizer
+
+
+def prepare_learning(retriever: DualEncoder, options: Options) -> None:
+    """Let towers be tied or apart, learn or stay as they are, as flags say."""
     if options.retriever.untie_retriever:
         retriever.untie()
     if options.retriever.query_side_retriever_training:
@@ -57,7 +63,6 @@ def build_retriever(
     if options.optimisation.use_gradient_checkpoint_retriever:
         for tower in {id(t): t for t in (retriever.query_tower, retriever.passage_tower)}.values():
             enable_gradient_checkpointing(tower.model)
-    return retriever.to(ranks.device), tokenizer
 
 
 def _adapt(retriever: DualEncoder, options: Options) -> None:

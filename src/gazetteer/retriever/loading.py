@@ -113,8 +113,20 @@ def load_retriever(
     return DualEncoder(towers[0], towers[-1], batch), tokenizer
 
 
-def tower_on_meta(name_or_folder: str, asked: Asked) -> TextEncoder:
+def tower_on_meta(
+    name_or_folder: str,
+    asked: Asked,
+    *,
+    attention: Attention = "eager",
+    dropout: float | None = None,
+) -> TextEncoder:
     """The query tower as `load_retriever` would give it, without weights: to count, to measure.
+
+    Args:
+        name_or_folder: as `load_retriever` takes it.
+        asked: likewise.
+        attention: likewise.
+        dropout: likewise; None leaves the model's own.
 
     Raises:
         CheckpointError, OptionError: as `load_retriever` does.
@@ -126,8 +138,10 @@ def tower_on_meta(name_or_folder: str, asked: Asked) -> TextEncoder:
             asked, source, name_or_folder, is_t5=is_t5(config), width=int(config.hidden_size)
         )
         kind = _model_class(config, way.pooling)
+        if dropout is not None:
+            set_dropout(config, dropout)
         with torch.device("meta"):
-            model = kind(config, **unused_layers(kind))
+            model = kind._from_config(config, attn_implementation=attention, **unused_layers(kind))
     except (OSError, ValueError) as error:
         raise _cannot_load(name_or_folder, error) from error
     head = way.heads[0] if way.heads else None
