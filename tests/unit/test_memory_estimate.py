@@ -81,7 +81,6 @@ def test_tensors_without_contents_need_what_those_with_contents_need(checkpointi
     real = _peak_of_a_step("cpu", checkpointing=checkpointing, dropout=0.1)
     guessed = _peak_of_a_step("meta", checkpointing=checkpointing, dropout=0.1)
     assert guessed == pytest.approx(real, rel=0.02)
-    assert guessed[1] < guessed[0]
     if checkpointing:
         assert guessed[1] < 0.7 * _peak_of_a_step("meta", checkpointing=False, dropout=0.1)[1]
 
