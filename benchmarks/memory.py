@@ -1,10 +1,10 @@
 """What `--dry_run` says a run needs, beside what the run then takes.
 
-Each configuration is trained for two updates in a process of its own, after a small run that loads
-whatever libraries load late. Counted is what the process's largest resident size has grown by
-since, with glibc told to give memory back (MALLOC_MMAP_THRESHOLD_): so it counts tensors, as torch
-counts those of a GPU. The last column is the same with glibc as it comes, which keeps what was
-freed for later, in pieces.
+Each configuration is trained for two updates in a process of its own, which has trained it for one
+before: libraries keep what they compile for each shape. Counted is how much the process's largest
+resident size has grown since, with glibc told to give memory back (MALLOC_MMAP_THRESHOLD_): so it
+counts tensors, as torch counts those of a GPU. The last column is the same with glibc as it comes,
+which keeps what was freed for later, in pieces.
 
     python -m benchmarks.memory
 """
@@ -12,6 +12,7 @@ freed for later, in pieces.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -97,10 +98,8 @@ def resident(field: str) -> int:
 def measure(name: str, folder: Path) -> None:
     """In a process of its own: print estimate and growth as JSON."""
     torch.set_num_threads(1)
-    tiny = make_world(folder / "tiny", corpus=80)
-    train(options_of(tiny, READING), Ranks())
-    FlatShard(torch.zeros(8192, 16))
     if name == INDEX:
+        FlatShard(torch.randn(8192, INDEX_DIM)).search(torch.randn(16, INDEX_DIM), 10)
         before = _restart()
         vectors = torch.randn(INDEX_ROWS, INDEX_DIM)
         shard = FlatShard(vectors)
@@ -108,8 +107,10 @@ def measure(name: str, folder: Path) -> None:
         expected = flat_index(INDEX_ROWS, INDEX_DIM, "fp32", has_first_pass=True, is_mapped=False)
     else:
         reader, flags = CONFIGURATIONS[name]
-        options = options_of(make_models(folder / "world", reader), flags)
+        world = make_models(folder / "world", reader)
+        options = options_of(world, flags)
         expected = run_memory(options, Ranks()).peak
+        train(options_of(world, flags | {"name": "before", "total_steps": 1}), Ranks())
         before = _restart()
         train(options, Ranks())
     grown = resident("VmHWM") - before
@@ -118,6 +119,7 @@ def measure(name: str, folder: Path) -> None:
 
 def _restart() -> int:
     """Have the kernel forget the largest size so far."""
+    gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
