@@ -3,8 +3,7 @@
 Each configuration is trained for two updates in a process of its own, which has trained it for one
 before: libraries keep what they compile for each shape. Counted is how much the process's largest
 resident size has grown since, with glibc told to give memory back (MALLOC_MMAP_THRESHOLD_): so it
-counts tensors, as torch counts those of a GPU. The last column is the same with glibc as it comes,
-which keeps what was freed for later, in pieces.
+counts tensors, as torch counts those of a GPU. As it comes, glibc keeps what was freed for later.
 
     python -m benchmarks.memory
 """
@@ -124,11 +123,10 @@ def _restart() -> int:
     return resident("VmRSS")
 
 
-def measured(name: str, *, gives_back: bool) -> dict[str, int]:
+def measured(name: str) -> dict[str, int]:
     """Start that process."""
     environment = dict(os.environ)
-    if gives_back:
-        environment |= {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     with tempfile.TemporaryDirectory() as scratch:
         words = [sys.executable, "-m", "benchmarks.memory", "--measure", name, "--folder", scratch]
         found = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
@@ -146,18 +144,14 @@ def main() -> None:
     if asked.measure:
         measure(asked.measure, asked.folder)
         return
-    print(f"{'MiB':34}  estimate  measured  estimate / measured  glibc as it comes", flush=True)
+    print(f"{'MiB':34}  estimate  measured  estimate / measured", flush=True)
     rows: dict[str, dict[str, float]] = {}
     for name in asked.only:
-        found = measured(name, gives_back=True)
-        kept = measured(name, gives_back=False)["measured"]
+        found = measured(name)
         ratio = found["estimate"] / found["measured"]
-        rows[name] = {**found, "ratio": ratio, "glibc_as_it_comes": kept}
+        rows[name] = {**found, "ratio": ratio}
         sizes = [found["estimate"] / MIB, found["measured"] / MIB]
-        print(
-            f"{name:34}  {sizes[0]:8.0f}  {sizes[1]:8.0f}  {ratio:19.2f}  {kept / MIB:17.0f}",
-            flush=True,
-        )
+        print(f"{name:34}  {sizes[0]:8.0f}  {sizes[1]:8.0f}  {ratio:19.2f}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "memory.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

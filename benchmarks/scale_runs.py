@@ -24,9 +24,9 @@ DIM = 32
 NAMES = {
     "all_gather": ("number of queries", "queries"),
     "all_to_all_single": ("hits",),
-    "all_reduce": ("target tokens",),
+    "all_reduce": ("target tokens", "gradients"),
 }
-"""In the order in which an update calls them."""
+"""In the order in which an update calls them; the last name is for all that follow."""
 
 
 def measure() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _train(ranks: Ranks, world: str) -> dict[str, Any]:
 
 
 class _Counting:
-    """Adds up what is handed to collectives: our own by name, and those of averaged gradients."""
+    """Adds up what is handed to collectives, gradients that are averaged included."""
 
     def __init__(self, step: Any) -> None:  # noqa: ANN401 - replicated or not
         self._step = step
@@ -101,12 +101,8 @@ class _Counting:
             self._originals[name] = getattr(dist, name)
             setattr(dist, name, self._counted(name))
         if hasattr(self._step, "register_comm_hook"):
-
-            def hook(state: Any, bucket: Any) -> Any:  # noqa: ANN401 - torch's
-                self._bytes["gradients"] += bucket.buffer().nbytes
-                return allreduce_hook(state, bucket)
-
-            self._step.register_comm_hook(None, hook)
+            # What torch would do unseen, through the function that is counted.
+            self._step.register_comm_hook(None, allreduce_hook)
         return self
 
     def __exit__(self, *reason: object) -> None:

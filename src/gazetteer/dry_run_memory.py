@@ -104,8 +104,6 @@ def estimate_memory(
         step=step,
         sharding=sharding,
         keeps_gradients=workers > 1 or optimisation.accumulation_steps > 1,
-        # A GPU's state is copied to the host first.
-        saves=bool(options.data.train_data) and ranks.device.type == "cpu",
     )
     return found, is_usual
 

@@ -108,9 +108,8 @@ def estimate(
     step: StepMemory,
     sharding: Sharding,
     keeps_gradients: bool,
-    saves: bool = False,
 ) -> MemoryEstimate:
-    """Put together what is held and the largest of the moments: step, update, embedding, saving.
+    """Put together what is held and the largest of the moments: step, update, embedding.
 
     Args:
         models: all of the run.
@@ -119,7 +118,6 @@ def estimate(
         sharding: how state is divided.
         keeps_gradients: room for them is there before the backward pass: they are accumulated, or
             averaged over workers in buckets.
-        saves: a checkpoint is written from this memory, a file at a time.
     """
     weights = sum(_share(model.weights, sharding.weights) for model in models)
     gradients = sum(_share(model.gradients, sharding.gradients) for model in models)
@@ -131,7 +129,6 @@ def estimate(
         step.activations + gradients if is_separate else step.whole,
         gradients + update,
         step.embedding,
-        max((_saving(model, sharding) for model in models), default=0) if saves else 0,
     )
     held = weights + copies + optimiser + index
     return MemoryEstimate(
@@ -143,11 +140,6 @@ def estimate(
         activations=max(0, max(moments) - gradients),
         peak=held + max(moments),
     )
-
-
-def _saving(model: ModelMemory, sharding: Sharding) -> int:
-    """A file of safetensors is put together in memory before it is written."""
-    return max(model.weights, _share(model.optimiser, sharding.optimiser))
 
 
 def flat_index(rows: int, dim: int, dtype: str, *, has_first_pass: bool, is_mapped: bool) -> int:

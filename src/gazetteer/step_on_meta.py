@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from gazetteer import build
@@ -57,24 +58,22 @@ class ModelsOnMeta:
         Args:
             index_keeps_encoder: weights that made the index are kept beside those that learn.
         """
-        found = []
-        for model in (self.reader, self.retriever):
-            if model is None:
-                continue
-            learning = [p for p in model.parameters() if p.requires_grad]
-            copies = 0
-            if model is self.retriever and index_keeps_encoder and learning:
-                tower = self.retriever.passage_tower
-                copies = sum(p.nbytes for p in tower.parameters())
-            found.append(
-                ModelMemory(
-                    weights=sum(p.nbytes for p in model.parameters()),
-                    trained=sum(p.numel() for p in learning),
-                    is_half=any(p.element_size() < 4 for p in learning),
-                    copies=copies,
-                )
-            )
+        found = [] if self.reader is None else [_memory_of(self.reader)]
+        if self.retriever is not None:
+            memory, tower = _memory_of(self.retriever), self.retriever.passage_tower
+            if index_keeps_encoder and memory.trained:
+                memory = replace(memory, copies=sum(p.nbytes for p in tower.parameters()))
+            found.append(memory)
         return found
+
+
+def _memory_of(model: nn.Module) -> ModelMemory:
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return ModelMemory(
+        weights=sum(p.nbytes for p in model.parameters()),
+        trained=sum(p.numel() for p in learning),
+        is_half=any(p.element_size() < 4 for p in learning),
+    )
 
 
 def build_on_meta(
@@ -202,7 +201,7 @@ def _embedding_peak(options: Options, ranks: Ranks, retriever: DualEncoder) -> i
     chunk = 3 * CHUNK_ROWS * retriever.embedding_dim * 4
     packed = 0
     if ranks.device.type == "cpu":
-        layers = (m for m in retriever.passage_tower.modules() if isinstance(m, torch.nn.Linear))
+        layers = (m for m in retriever.passage_tower.modules() if isinstance(m, nn.Linear))
         packed = sum(layer.weight.nbytes for layer in layers)
     return live.peak + chunk + packed
 
