@@ -57,7 +57,7 @@ def write_passages(
     folder: str,
     words: int,
 ) -> None:
-    """The last step of the pipeline: one file of passages, which appears whole.
+    """The last step of the pipeline: one file of passages, which appears whole; none of none.
 
     Args:
         documents: of this task.
@@ -68,14 +68,19 @@ def write_passages(
     """
     path = Path(folder) / f"passages.{rank:06d}.jsonl.gz"
     partial_path = path.with_name(f".{path.name}.{os.getpid()}")
+    is_empty = True
     # Without a time in it, the same passages are the same bytes.
     with partial_path.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
         for document in documents or ():
             for passage in passages_of(document, words):
+                is_empty = False
                 line = json.dumps(passage, ensure_ascii=False)
                 # A lone half of a surrogate pair is no text.
                 file.write(f"{line}\n".encode("utf-8", "replace"))
-    partial_path.replace(path)
+    if is_empty:
+        partial_path.unlink()
+    else:
+        partial_path.replace(path)
 
 
 def pipeline(arguments: argparse.Namespace) -> list[Any]:

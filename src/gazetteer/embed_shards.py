@@ -135,12 +135,19 @@ class Embedder:
             on_bad_line=self.options.data.on_bad_line,
             show_progress=self.show_progress,
         )
+        template = retriever_template(self.options)
+        for passage in corpus.records(range(1)):
+            for name in template.lacking(passage):
+                raise OptionError(
+                    f"--retriever_format ({template.format}) names the field '{name}', which the "
+                    f"first passage of {source} does not have"
+                )
         tokens = build_passage_tokens(
             self.options,
             self.ranks,
             corpus,
             self.tokenizer,
-            retriever_template(self.options),
+            template,
             retriever_max_tokens(self.options),
         )
         identity = identity_of(self.retriever.passage_tower, corpus, tokens)

@@ -35,11 +35,14 @@ def test_a_file_appears_whole_and_the_same(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         corpus.write_passages(failing(), 3, folder=str(tmp_path), words=9)
     assert list(tmp_path.glob("passages.*")) == []
+    corpus.write_passages([], 3, folder=str(tmp_path), words=9)
+    assert list(tmp_path.glob("passages.*")) == []
+    contents = set()
     for _ in range(2):
         document = SimpleNamespace(id="d", text="a \ud800 ü", metadata={"title": 3})
         corpus.write_passages([document], 3, folder=str(tmp_path), words=9)
-        content = (tmp_path / "passages.000003.jsonl.gz").read_bytes()
-    assert content == (tmp_path / "passages.000003.jsonl.gz").read_bytes()
+        contents.add((tmp_path / "passages.000003.jsonl.gz").read_bytes())
+    assert len(contents) == 1
     found = lines(tmp_path / "passages.000003.jsonl.gz")
     assert found == [{"id": "d-0", "title": "", "text": "a ? ü"}]
 
