@@ -31,6 +31,7 @@ from gazetteer.index.flat import FlatShard
 from gazetteer.memory_estimate import flat_index
 from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
+from gazetteer.step_on_meta import QUERY_TOKENS
 from gazetteer.training.loop import train
 from tests.support.runs import make_world, words_of
 from tests.support.tiny_data import write_jsonl
@@ -41,7 +42,7 @@ from tests.support.tiny_models import (
 )
 
 MIB = 2**20
-LENGTH = 128
+LENGTH, TARGET_TOKENS = 128, 16
 WIDE = {"d_model": 384, "d_ff": 1536, "num_layers": 6, "d_kv": 32, "num_heads": 8}
 DEEP = {"d_model": 192, "d_ff": 768, "num_layers": 3, "d_kv": 32, "num_heads": 6}
 READING = {"n_context": 6, "retriever_n_context": 6, "train_retriever": True}
@@ -77,12 +78,22 @@ def make_models(folder: Path, reader: dict[str, int]) -> Path:
     text = " ".join(WORDS[number % len(WORDS)] for number in range(2 * LENGTH))
     lines = [{"id": str(number), "title": "a", "text": text} for number in range(40)]
     write_jsonl(world / "passages.jsonl", lines)
+    # As long as the estimate takes them to be.
+    question = " ".join(WORDS[number % len(WORDS)] for number in range(QUERY_TOKENS - 2))
+    answer = " ".join(WORDS[: TARGET_TOKENS - 1])
+    asked = [{"question": question, "answers": [answer]}] * 24
+    write_jsonl(world / "train.jsonl", asked)
     return world
 
 
 def options_of(world: Path, flags: dict[str, Any]) -> Options:
     """Two updates without dropout."""
-    values = {"text_maxlength": LENGTH, "target_maxlength": 16, "total_steps": 2, "name": "memory"}
+    values = {
+        "text_maxlength": LENGTH,
+        "target_maxlength": TARGET_TOKENS,
+        "total_steps": 2,
+        "name": "memory",
+    }
     return parse_options(words_of(world, "train", **(values | flags)), program="train")
 
 
@@ -109,8 +120,10 @@ def measure(name: str, folder: Path) -> None:
         world = make_models(folder / "world", reader)
         options = options_of(world, flags)
         expected = run_memory(options, Ranks()).peak
+        first = _restart()
         train(options_of(world, flags | {"name": "before", "total_steps": 1}), Ranks())
         before = _restart()
+        sys.stderr.write(f"kept by libraries: {(before - first) / MIB:.0f} MiB\n")
         train(options, Ranks())
     grown = resident("VmHWM") - before
     sys.stdout.write(json.dumps({"estimate": expected, "measured": grown}) + "\n")
@@ -129,7 +142,9 @@ def measured(name: str) -> dict[str, int]:
     environment |= {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     with tempfile.TemporaryDirectory() as scratch:
         words = [sys.executable, "-m", "benchmarks.memory", "--measure", name, "--folder", scratch]
-        found = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+        found = subprocess.run(
+            words, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
     return json.loads(found.stdout.splitlines()[-1])
 
 

@@ -80,7 +80,8 @@ def _peak_of_a_step(device: str, *, checkpointing: bool, dropout: float) -> tupl
 def test_tensors_without_contents_need_what_those_with_contents_need(checkpointing: bool) -> None:
     real = _peak_of_a_step("cpu", checkpointing=checkpointing, dropout=0.1)
     guessed = _peak_of_a_step("meta", checkpointing=checkpointing, dropout=0.1)
-    assert guessed == pytest.approx(real, rel=0.02)
+    # With checkpointing, what is computed again is freed in another order.
+    assert guessed == pytest.approx(real, rel=0.06 if checkpointing else 0.001)
     if checkpointing:
         assert guessed[1] < _peak_of_a_step("meta", checkpointing=False, dropout=0.1)[1]
 
