@@ -11,6 +11,7 @@ counts tensors, as torch counts those of a GPU. As it comes, glibc keeps what wa
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -130,8 +131,9 @@ def measure(name: str, folder: Path) -> None:
 
 
 def _restart() -> int:
-    """Have the kernel forget the largest size so far."""
+    """Give back what is free, and have the kernel forget the largest size so far."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
