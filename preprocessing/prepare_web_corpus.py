@@ -30,6 +30,9 @@ from gazetteer.optional_packages import import_optional
 TITLE_FIELDS = ("title", "url")
 """Of a document's metadata; the first that is there is its passages' title."""
 READERS = {"jsonl": "JsonlReader", "parquet": "ParquetReader", "warc": "WarcReader"}
+EXTRACTION_SECONDS = 30
+"""A page that takes longer is left out; datatrove's own limit of one loses pages on busy machines.
+Its numbers are in the log of the task."""
 DONE = "done"
 """In the output folder: datatrove's notes of the tasks that are done, and logs."""
 
@@ -91,7 +94,8 @@ def pipeline(arguments: argparse.Namespace) -> list[Any]:
     )
     steps = [read]
     if arguments.format == "warc":
-        steps.append(_datatrove("pipeline.extractors").Trafilatura(favour_precision=True))
+        extractors = _datatrove("pipeline.extractors")
+        steps.append(extractors.Trafilatura(timeout=EXTRACTION_SECONDS))
     steps.append(partial(write_passages, folder=str(arguments.output), words=arguments.words))
     return steps
 

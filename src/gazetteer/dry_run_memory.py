@@ -103,7 +103,7 @@ def estimate_memory(
         index=index,
         step=step,
         sharding=sharding,
-        keeps_gradients=workers > 1 or optimisation.accumulation_steps > 1,
+        keeps_gradients=workers > 1 or _accumulates(options, workers),
     )
     return found, is_usual
 
@@ -141,6 +141,12 @@ def _counted(options: Options, models: Mapping[str, ModelSize | None]) -> list[M
         for name, model in models.items()
         if model is not None
     ]
+
+
+def _accumulates(options: Options, workers: int) -> bool:
+    """Whether an update has several backward passes."""
+    at_once, size = workers * options.data.per_gpu_batch_size, options.data.global_batch_size
+    return options.optimisation.accumulation_steps > 1 or (size or 0) > at_once
 
 
 def _is_refreshed(options: Options) -> bool:
