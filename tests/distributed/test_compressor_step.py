@@ -159,7 +159,7 @@ def assert_alike(found: tuple[dict, Any], expected: tuple[dict, Any]) -> None:
     assert found[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-6)
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
-        scale = max(1.0, float(np.abs(gradient).max()))
+        scale = max(0.01, float(np.abs(gradient).max()))
         assert float(np.abs(found[1][name] - gradient).max()) <= 1e-5 * scale, name
 
 
