@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from gazetteer.errors import CheckpointError
 
@@ -184,3 +186,15 @@ def require_intact(folder: Path) -> None:
     damage = find_damage(folder)
     if damage is not None:
         raise CheckpointError(f"{folder}: {damage}")
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file in a checkpoint.
+
+    Raises:
+        CheckpointError: it holds something else, though its hash is right.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from None

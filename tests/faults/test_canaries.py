@@ -109,7 +109,7 @@ def test_no_file_of_a_run_is_unpickled(
             lost.append(f"{path} ({kind}) ran")
     how = f"{len(found)} files of checkpoints, indexes, caches and model folders, hashes made right"
     fault_row("canary", len(tried), len(lost), how)
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 def output(folder: Path) -> Fault:

@@ -43,7 +43,7 @@ def test_an_error_of_any_write(whole_run: WholeRun, name: str, is_long: bool, fa
         lost += [f"step {step}: {p}" for p in (*outcome(whole_run, code), *whole_run.lost())]
     how = f"at one step of a whole run each; {went_on} runs went on, the rest ended with one line"
     fault_row(name, len(tried), len(lost), how)
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 def test_a_file_that_cannot_grow(whole_run: WholeRun, is_long: bool, fault_row) -> None:
@@ -54,7 +54,7 @@ def test_a_file_that_cannot_grow(whole_run: WholeRun, is_long: bool, fault_row) 
         code = whole_run.go(Fault(largest_file=size, error=errno.EFBIG))
         lost += [f"{size} bytes: {p}" for p in (*outcome(whole_run, code), *whole_run.lost())]
     fault_row("EFBIG", len(tried), len(lost), "all files of a whole run limited to a size")
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path, is_long: bool, fault_row)
         resize(small_disk, 64 * 2**20)
         lost += [f"{size} bytes: {problem}" for problem in (*problems, *run.lost())]
     fault_row("ENOSPC", len(tried), len(lost), "a real disk, smaller than what the run writes")
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 def resize(disk: Path, size: int) -> None:

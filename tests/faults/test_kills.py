@@ -36,7 +36,7 @@ def test_a_kill_during_a_save(saved_run: SavedRun, is_long: bool, fault_row) -> 
         lost += [f"step {step}: {problem}" for problem in saved_run.lost(SAVED[-1])]
     saved_run.put_back()
     fault_row("kill", len(tried), len(lost), "checkpoint save and purge, at any step on the disk")
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 def test_a_kill_in_the_middle_of_a_write(saved_run: SavedRun, is_long: bool, fault_row) -> None:
@@ -50,7 +50,7 @@ def test_a_kill_in_the_middle_of_a_write(saved_run: SavedRun, is_long: bool, fau
         lost += [f"{number} bytes: {problem}" for problem in saved_run.lost(SAVED[-1])]
     saved_run.put_back()
     fault_row("kill", tried, len(lost), "checkpoint save, in the middle of a file")
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 COUNT, DIM = 2_000, 8
@@ -146,7 +146,7 @@ def test_a_kill_around_an_index(
     tried, lost = killed_everywhere(saved_index, getattr(saved_index, work), every)
     how = f"index {work} ({saved_index.kind}, with passages): one whole version, then the new one"
     fault_row("kill", tried, len(lost), how)
-    assert lost == []
+    assert not lost, "\n".join(lost)
 
 
 def test_a_kill_while_passages_are_built(tmp_path: Path, is_long: bool, fault_row) -> None:
@@ -163,4 +163,4 @@ def test_a_kill_while_passages_are_built(tmp_path: Path, is_long: bool, fault_ro
             lost.append(f"step {step}: half a corpus")
         assert write_passages(corpus, folder).count == len(corpus)
     fault_row("kill", len(tried), len(lost), "building the cache of passages: none, or whole")
-    assert lost == []
+    assert not lost, "\n".join(lost)

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gazetteer.compute import random_state, restore_random_state, seed_everything
 from gazetteer.errors import CheckpointError
-from gazetteer.files import replace_json
+from gazetteer.files import load_tensors, replace_json
 from gazetteer.records import Ranks
 from gazetteer.training.checkpoint import OPTIMISER_FILES
 from gazetteer.training.gradients import LossScale, NonFiniteGuard
@@ -125,7 +125,7 @@ class TrainState:
         self.loss_scale.load_state_numbers(document["loss_scale"])
         notes = self._load_optimisers(folder)
         if document["world_size"] == ranks.world_size:
-            restore_random_state(load_file(folder / _random_file(ranks.rank)))
+            restore_random_state(load_tensors(folder / _random_file(ranks.rank)))
         else:
             fresh = np.random.SeedSequence([seed, ranks.rank, self.position.micro_batches])
             seed_everything(int(fresh.generate_state(1)[0]))
@@ -134,14 +134,14 @@ class TrainState:
                 f"{ranks.world_size}; dropout masks differ from an uninterrupted run"
             )
         encoders = (folder / INDEX_ENCODER, folder / NEXT_INDEX_ENCODER)
-        return IndexEncoders(*(load_file(f) if f.is_file() else {} for f in encoders)), notes
+        return IndexEncoders(*(load_tensors(f) if f.is_file() else {} for f in encoders)), notes
 
     def _load_optimisers(self, folder: Path) -> list[str]:
         notes = []
         for name, optimiser in self.optimisers.items():
             path = folder / _optimiser_file(name)
             if path.is_file():
-                optimiser.load_state_tensors(load_file(path))
+                optimiser.load_state_tensors(load_tensors(path))
             else:
                 notes.append(f"{path.name} is not in the checkpoint: this optimiser starts afresh")
         return notes
