@@ -30,7 +30,7 @@ from tests.support.identities import IDENTITY
 from tests.support.page_files import DIM, PAGE, laid_out_by_pages
 from tests.support.tiny_data import passages
 
-LONG, SHORT = 420, 4
+LONG, SHORT = 250, 4
 """Bytes of each file."""
 
 
