@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 
 def set_dropout(config: Any, dropout: float) -> None:  # noqa: ANN401 - each type has its own
@@ -27,14 +28,17 @@ def load_whole(kind: Any, source: str, config: Any, attention: str) -> Any:  # n
     Raises:
         OSError, ValueError: nothing there, or weights that the class needs are not.
     """
-    model, keys = kind.from_pretrained(
-        source,
-        config=config,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        output_loading_info=True,
-        **unused_layers(kind),
-    )
+    try:
+        model, keys = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **unused_layers(kind),
+        )
+    except SafetensorError as error:
+        raise ValueError(f"a file of its weights is damaged: {error}") from None
     if keys["missing_keys"]:
         missing = sorted(keys["missing_keys"])
         raise ValueError(f"it lacks {len(missing)} weights, {missing[0]} for one")
