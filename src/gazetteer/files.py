@@ -154,6 +154,18 @@ def read_files_of(folder: Path) -> dict[str, Any]:
     return files
 
 
+def listed_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """What a folder's manifest says of its files, by name.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    try:
+        return read_files_of(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: not readable ({error})") from None
+
+
 def find_damage(folder: Path, trusted: Collection[str] = ()) -> str | None:
     """What is wrong with a folder, in one line, or None if every file matches its hash.
 

@@ -15,6 +15,7 @@ from gazetteer.mining_options import mining_remarks
 from gazetteer.option_rules import listed_files
 from gazetteer.reader_names import full_reader_name
 from gazetteer.refresh_schedule import first_gap, parse_refresh_schedule
+from gazetteer.sharding_options import sharding_remarks
 from gazetteer.task_names import DENSE
 from gazetteer.tower_options import tower_overrides, tower_remarks
 
@@ -108,12 +109,8 @@ def _remarks(options: Options) -> Iterator[str]:
     yield from lead_remarks(options)
     yield from causal_remarks(options)
     yield from compressor_remarks(options)
-    optimisation, index = options.optimisation, options.index
-    if optimisation.shard_optim or optimisation.shard_grads:
-        yield (
-            "shard_optim, shard_grads: not sharded yet: every worker keeps full state; results are"
-            " the same except that the two optimisers clip separately as in Atlas"
-        )
+    index = options.index
+    yield from sharding_remarks(options)
     if options.reader.target_maxlength == -1:
         yield "target_maxlength -1: targets are not cut"
     count = index.save_index_n_shards

@@ -29,6 +29,7 @@ from gazetteer.option_bounds import BOUNDS
 from gazetteer.paths import can_be_written, path_kind
 from gazetteer.reader_names import READER_CHOICES
 from gazetteer.refresh_schedule import parse_refresh_schedule
+from gazetteer.sharding_options import sharding_rules
 from gazetteer.task_names import CHOICES, DENSE
 from gazetteer.tower_options import tower_rules
 
@@ -302,6 +303,7 @@ _RULES: tuple[Callable[[Options, Program], Iterator[str]], ...] = (
     lead_rules,
     lambda options, _: compressor_rules(options),
     lambda options, _: launch_rules(options),
+    lambda options, _: sharding_rules(options),
     _file_rules,
     _results_rules,
     _folder_rules,

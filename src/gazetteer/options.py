@@ -37,6 +37,7 @@ from gazetteer.option_overrides import resolve
 from gazetteer.option_rules import Program, check
 from gazetteer.paths import default_cache_folder, path_kind
 from gazetteer.reader_names import READER_CHOICES
+from gazetteer.sharding_options import ShardingOptions
 from gazetteer.task_names import CHOICES
 from gazetteer.tower_options import TowerOptions
 
@@ -283,6 +284,7 @@ class Options:
     causal: CausalOptions = field(default_factory=CausalOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
     optimisation: OptimisationOptions = field(default_factory=OptimisationOptions)
+    sharding: ShardingOptions = field(default_factory=ShardingOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     notes: tuple[str, ...] = field(default=(), compare=False)

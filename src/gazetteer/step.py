@@ -318,6 +318,7 @@ class TrainingStep(nn.Module):
             known = encoded.detached().first(lesson.passages)
             rest = [passages[self.n_context : lesson.passages] for passages in inputs]
             if not any(rest):
+                self.reader.encode([])  # Other ranks may have some, and wait for this one.
                 return known
             more = encode_passages(self.reader, self.compressor, rest, beside)
             return known.followed_by(more.passages)

@@ -44,7 +44,7 @@ NEW = {
     "launcher", "slurm_partition", "slurm_time", "slurm_nodes", "slurm_gpus_per_node",
     "slurm_tasks_per_node", "slurm_cpus_per_task", "slurm_mem", "slurm_account", "slurm_qos",
     "slurm_constraint", "slurm_exclude", "slurm_comment", "slurm_notice", "slurm_requeues",
-    "slurm_folder", "slurm_wait",
+    "slurm_folder", "slurm_wait", "shard_backend", "shard_params", "async_save",
 }  # fmt: skip
 
 

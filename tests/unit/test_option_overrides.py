@@ -111,14 +111,13 @@ def test_query_side_training_keeps_the_passage_tower_of_untied_towers_frozen():
     ]
 
 
-@pytest.mark.parametrize("name", ["shard_optim", "shard_grads"])
-def test_sharding_is_said_not_to_happen_yet(name):
-    changed, (note,) = resolved(**{name: True})
-    assert changed == {}
-    assert note == (
-        "shard_optim, shard_grads: not sharded yet: every worker keeps full state; results are"
-        " the same except that the two optimisers clip separately as in Atlas"
+def test_spread_gradients_are_said_to_spread_optimiser_state_too():
+    note = (
+        "shard_grads: optimiser state is spread as well; the models clip jointly, as they do"
+        " without shard_optim"
     )
+    assert resolved(shard_grads=True) == ({}, [note])
+    assert resolved(shard_grads=True, shard_optim=True) == ({}, [])
 
 
 def test_flags_with_another_effect_than_in_atlas_are_said():

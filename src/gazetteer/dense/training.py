@@ -50,9 +50,10 @@ from gazetteer.refresh_schedule import parse_refresh_schedule
 from gazetteer.reporting import start_experiment, start_log
 from gazetteer.retriever import DualEncoder, save_retriever
 from gazetteer.training.beginning import Beginning, begin
+from gazetteer.training.learning import assign, train_state
 from gazetteer.training.loop import carry_out
 from gazetteer.training.plan import StepPlan
-from gazetteer.training.run import TrainingRun, start, step_plan, train_state
+from gazetteer.training.run import TrainingRun, start, step_plan
 
 RETRIEVER = "retriever"
 """Name of the only model that learns, for the state and the log."""
@@ -120,7 +121,7 @@ def build_training(
     if teacher is not None and options.lead.train_teacher:
         trained[TEACHER] = list(teacher.model.named_parameters())
     peak_rates = dict.fromkeys(trained, options.optimisation.lr_retriever)
-    state = train_state(options, trained, peak_rates)
+    state = train_state(options, trained, peak_rates, owners=assign(options, ranks, trained))
     if teacher is None:
         step: nn.Module = DenseStep(replicate(towers, ranks), lesson, build_chunks(options))
     else:

@@ -35,8 +35,9 @@ from gazetteer.reporting import start_experiment, start_log
 from gazetteer.stats import Stopwatch
 from gazetteer.step import Stats
 from gazetteer.training.beginning import Beginning, begin
+from gazetteer.training.learning import assign, train_state
 from gazetteer.training.loop import carry_out
-from gazetteer.training.run import TrainingRun, train_state
+from gazetteer.training.run import TrainingRun
 
 
 class RankingStep(nn.Module):
@@ -101,6 +102,7 @@ def train(options: Options, ranks: Ranks) -> int:
 def _build(
     options: Options, ranks: Ranks, beginning: Beginning, model: TokenisedModel, data: DenseData
 ) -> TrainingRun:
+    trained = {RETRIEVER: list(model.model.named_parameters())}
     peak_rates = {RETRIEVER: options.optimisation.lr_retriever}
     temperature, export = options.dense.dense_temperature, options.dense.export_path
     losses = validation_losses(
@@ -121,7 +123,7 @@ def _build(
             options, data.train, data.corpus, SpecialTokens.of(model.tokenizer), is_training=True
         ),
         evaluate=partial(report_all, losses),
-        state=train_state(options, {RETRIEVER: model.model.named_parameters()}, peak_rates),
+        state=train_state(options, trained, peak_rates, owners=assign(options, ranks, trained)),
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
         export=partial(link_checkpoint, Path(export)) if export else None,

@@ -8,7 +8,7 @@ Losses, signals for the retriever and evaluation know no more of a reader than t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,9 +35,19 @@ class Reader(nn.Module, ABC):
 
     Attributes:
         model: the stock model of transformers.
+        most_calls: the largest of the numbers that ranks give, where each call of the model is a
+            collective; None where it is not.
     """
 
     model: PreTrainedModel
+    most_calls: Callable[[int], int] | None = None
+
+    def calls_to_add(self, count: int) -> int:
+        """How many calls of the model, besides the `count` that are needed, keep ranks together.
+
+        Collective where weights are spread over ranks: every rank must call this.
+        """
+        return 0 if self.most_calls is None else self.most_calls(count) - count
 
     @property
     @abstractmethod

@@ -25,6 +25,9 @@ T5Model = T5ForConditionalGeneration | MT5ForConditionalGeneration
 """The same to us: transformers keeps the second as a copy of the first."""
 
 
+_ONE_TOKEN = np.ones(1, dtype=np.int32)
+
+
 class FusionReader(Reader):
     """T5 over retrieved passages.
 
@@ -85,6 +88,9 @@ class FusionReader(Reader):
             ends = position + np.cumsum(flat_lengths[slots[bucket]])
             starts[slots[bucket]] = ends - flat_lengths[slots[bucket]]
             position = int(ends[-1])
+        for _ in range(self.calls_to_add(len(buckets))):
+            # Takes part in forward and backward, and adds nothing.
+            pieces.append(self._encode_bucket([_ONE_TOKEN])[:0])
         empty = torch.zeros(0, self.width, dtype=self.model.shared.weight.dtype, device=self.device)
         states = torch.cat(pieces) if pieces else empty
         return EncodedPassages(states, starts.reshape(lengths.shape), lengths)

@@ -41,10 +41,13 @@ def passage_token_log_probs(
     context = encoded.apart()
     labels = targets.labels.repeat_interleave(passages, dim=0)
     inputs = targets.decoder_input_ids.repeat_interleave(passages, dim=0)
+    parts = list(sequence_chunks(len(labels), labels.shape[1], reader.vocab_size))
     chunks = [
         label_log_probs(reader.decode(context.rows(part), inputs[part]) / temperature, labels[part])
-        for part in sequence_chunks(len(labels), labels.shape[1], reader.vocab_size)
+        for part in parts
     ]
+    for _ in range(reader.calls_to_add(len(parts))):
+        reader.decode(context.rows(slice(0, 1)), inputs[:1])
     return torch.cat(chunks).view(queries, passages, -1)
 
 
@@ -68,6 +71,8 @@ def leave_one_out_nll(
     queries, passages = encoded.lengths.shape
     context = encoded.fused()
     columns = []
+    for _ in range(reader.calls_to_add(passages)):
+        reader.decode(context, targets.decoder_input_ids)
     for index in range(passages):
         mask = _without(context.mask, context.passage, index)
         logits = reader.decode(context, targets.decoder_input_ids, mask=mask)

@@ -1,23 +1,28 @@
 """Checkpoints: whole or absent, verified, and unable to execute anything.
 
-A checkpoint is a folder of safetensors and JSON with a manifest of sizes and hashes. It is written
-under another name and renamed by rank 0 after a barrier, so `step-N` is always complete.
+A checkpoint is a folder of safetensors and JSON with a manifest of sizes and hashes. Every rank
+writes a part under another name: files, and last a manifest of them. When all manifests are there,
+rank 0 puts the parts together and renames the whole, so `step-N` is always complete. No rank needs
+to hear of another for this, which is why threads can do it while training goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gazetteer.distributed.agreement import main_first, raise_together
-from gazetteer.errors import UnsavedError
+from gazetteer.errors import CheckpointError, UnsavedError
 from gazetteer.files import (
     MANIFEST,
     disk_problem,
     find_damage,
+    listed_files,
     naming,
     read_files_of,
     replace_manifest,
@@ -25,14 +30,18 @@ from gazetteer.files import (
     write_manifest,
 )
 from gazetteer.records import Ranks
+from gazetteer.training.background import BackgroundWork
+from gazetteer.training.optimiser_files import OPTIMISER_FILES
 
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"
-OPTIMISER_FILES = "*_optimiser.safetensors"
 KEPT_WITH_OPTIMISER = 2
 """Newest checkpoints that keep optimiser state without `--save_optimizer`: one to resume from, and
 one to fall back to."""
+LOOK_SECONDS = 0.05
+"""Between two looks for the parts of other ranks."""
+FAILED = ".failed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +81,81 @@ class CheckpointFolder:
 
         Args:
             step: names the folder.
-            write: called on every rank with a folder to write into; rank 0 writes what all share.
+            write: called on every rank with a folder to write into, each rank's own; names that two
+                ranks use collide when the parts are put together.
             ranks: this process among its peers.
             keep_optimisers: False drops optimiser state from all but the newest checkpoints.
 
         Raises:
             UnsavedError: the disk does not take it, the same on every rank; the checkpoints before
                 are as they were.
+            CheckpointError: two ranks wrote the same name.
         """
-        partial = self.path / f".step-{step}.partial"
-        main_first(lambda: _on_disk(partial, lambda: _empty_folder(partial)), ranks)
+        partial = self._begin(step, ranks)
         problem: Exception | None = None
         try:
-            _on_disk(partial, lambda: write(partial))
+            _on_disk(partial, lambda: _write_part(partial, write, ranks))
         except UnsavedError as error:
             problem = error
         raise_together(problem, ranks)
         main_first(
-            lambda: _on_disk(partial, lambda: self._commit(partial, step, keep_optimisers)), ranks
+            lambda: _on_disk(partial, lambda: self._commit(partial, step, ranks, keep_optimisers)),
+            ranks,
         )
         return self.at(step)
 
-    def _commit(self, partial: Path, step: int, keep_optimisers: bool) -> None:
-        write_manifest(partial)
+    def save_beside(
+        self,
+        work: BackgroundWork,
+        step: int,
+        write: Callable[[Path], None],
+        ranks: Ranks,
+        *,
+        keep_optimisers: bool,
+        then: Callable[[Path], None],
+    ) -> None:
+        """Write one checkpoint in a thread, as `save` does, while this one goes on.
+
+        Collective: every rank must call this. What was begun before is waited for; the threads
+        themselves are no collectives, and find each other's parts in the folder.
+
+        Args:
+            work: where it is done, the same for all of a run's checkpoints.
+            step: names the folder.
+            write: as for `save`; called in the thread, so nothing that training changes.
+            ranks: this process among its peers.
+            keep_optimisers: as for `save`.
+            then: called by rank 0's thread with the folder, when it is there.
+
+        Raises:
+            CheckpointError: what was begun before has failed.
+            UnsavedError: the disk takes nothing any more; the same on every rank.
+        """
+        work.wait()
+        partial = self._begin(step, ranks)
+
+        def save() -> None:
+            try:
+                _write_part(partial, write, ranks)
+                if ranks.is_main:
+                    _await_parts(partial, ranks)
+                    self._commit(partial, step, ranks, keep_optimisers)
+                    then(self.at(step))
+            except Exception as error:
+                reason = f"{self.at(step)}: not saved ({error})"
+                with suppress(OSError):
+                    (partial / f"{FAILED}{ranks.rank}").write_text(reason, encoding="utf-8")
+                raise CheckpointError(reason) from error
+
+        work.start(save)
+
+    def _begin(self, step: int, ranks: Ranks) -> Path:
+        partial = self.path / f".step-{step}.partial"
+        main_first(lambda: _on_disk(partial, lambda: _empty_folder(partial)), ranks)
+        return partial
+
+    def _commit(self, partial: Path, step: int, ranks: Ranks, keep_optimisers: bool) -> None:
+        _put_together(partial, ranks)
         final = self.at(step)
         if final.exists():
             replaced = self.path / f".step-{step}.replaced"
@@ -115,6 +176,45 @@ class CheckpointFolder:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(name)
         temporary.replace(self.path / LATEST)
+
+
+def _part(partial: Path, rank: int) -> Path:
+    return partial / f".part-{rank}"
+
+
+def _write_part(partial: Path, write: Callable[[Path], None], ranks: Ranks) -> None:
+    part = _part(partial, ranks.rank)
+    part.mkdir()
+    write(part)
+    write_manifest(part)
+
+
+def _await_parts(partial: Path, ranks: Ranks) -> None:
+    """Wait for the manifests of all ranks.
+
+    Raises:
+        CheckpointError: a rank says that it failed. One that cannot say it ends the run.
+    """
+    for rank in range(ranks.world_size):
+        while not (_part(partial, rank) / MANIFEST).is_file():
+            for failure in partial.glob(f"{FAILED}*"):
+                raise CheckpointError(failure.read_text(encoding="utf-8"))
+            time.sleep(LOOK_SECONDS)
+
+
+def _put_together(partial: Path, ranks: Ranks) -> None:
+    """Move the files of all parts into their folder, and list them in one manifest."""
+    files = {}
+    for rank in range(ranks.world_size):
+        part = _part(partial, rank)
+        files |= listed_files(part)
+        (part / MANIFEST).unlink()
+        for path in sorted(part.iterdir()):
+            if (partial / path.name).exists():
+                raise CheckpointError(f"{path}: another worker wrote {path.name}, too")
+            path.rename(partial / path.name)
+        part.rmdir()
+    replace_manifest(partial, dict(sorted(files.items())))
 
 
 def _drop_optimisers(folder: Path) -> None:

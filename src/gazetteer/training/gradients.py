@@ -1,14 +1,14 @@
 """What happens to gradients between backward and update: clip, skip, scale.
 
-Nothing here talks to other ranks. After gradients are averaged over ranks their norm is the same
-everywhere, and so is every decision taken from it.
+Nothing here talks to other ranks by itself. After gradients are averaged over ranks their norm is
+the same everywhere, and so is every decision taken from it.
 """
 
 # torch documents its foreach functions but does not export them.
 # pyright: reportPrivateImportUsage=false
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,11 @@ from gazetteer.errors import TrainingDivergedError, require_positive
 
 @torch.no_grad()
 def clip_gradients(
-    parameters: Sequence[nn.Parameter], max_norm: float, *, gradient_scale: float = 1.0
+    parameters: Sequence[nn.Parameter],
+    max_norm: float,
+    *,
+    gradient_scale: float = 1.0,
+    add_up: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """Shrink the gradients in place so that their joint norm is at most `max_norm`.
 
@@ -32,6 +36,8 @@ def clip_gradients(
         max_norm: > 0; `inf` only measures. Set by `--clip`.
         gradient_scale: the gradients are this many times too large (loss scaling) and stay so;
             norm and clipping are those of the true gradients.
+        add_up: sums a tensor over the ranks, where each of them holds parts of the gradients, and
+            no two the same; the parameters are in the same order everywhere. None: all are here.
 
     Returns:
         The norm before clipping, float32 (float64 if a gradient is), on the parameters' device;
@@ -42,10 +48,13 @@ def clip_gradients(
     """
     require_positive("max_norm", max_norm)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
+    if add_up is None and not gradients:
         return torch.zeros((), device=parameters[0].device if parameters else None)
     groups = _by_device_and_dtype(gradients)
-    norm = _joint_norm(groups, gradients[0].device) / gradient_scale
+    if add_up is None:
+        norm = _norm_of(_norms(groups, gradients[0].device)) / gradient_scale
+    else:
+        norm = _spread_norm(parameters, add_up) / gradient_scale
     # The small constant is torch.nn.utils.clip_grad_norm_'s, which Atlas called.
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for group in groups:
@@ -69,16 +78,45 @@ def _by_device_and_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def _joint_norm(groups: list[list[Tensor]], device: torch.device) -> Tensor:
-    norms = [
+def _norms(groups: list[list[Tensor]], device: torch.device) -> list[Tensor]:
+    """Norm of each tensor, group by group, float32 or wider."""
+    return [
         norm.to(device)
         for group in groups
         for norm in torch._foreach_norm(
             group, 2, dtype=torch.promote_types(group[0].dtype, torch.float32)
         )
     ]
+
+
+def _norm_of(norms: Sequence[Tensor]) -> Tensor:
     dtype = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
     return torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
+
+
+def _spread_norm(
+    parameters: Sequence[nn.Parameter], add_up: Callable[[Tensor], Tensor]
+) -> Float[Tensor, ""]:
+    """Norm of gradients of which this rank holds some; to the last bit what one rank would find.
+
+    Squares of float32 norms are exact in float64: of a whole gradient, the root is its norm again.
+    """
+    device = parameters[0].device
+    table = torch.zeros(2, len(parameters), dtype=torch.float64, device=device)
+    held = {n: p.grad for n, p in enumerate(parameters) if p.grad is not None}
+    for number, gradient in held.items():
+        table[0, number] = _norms([[gradient]], device)[0].double().square()
+        table[1, number] = 1
+    squares, holders = add_up(table)
+    known = [(p, n) for n, p in enumerate(parameters) if holders[n] > 0]
+    if not known:
+        return torch.zeros((), device=device)
+    # In the order in which they are taken where nothing is spread.
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for parameter, number in known:
+        groups[parameter.device, parameter.dtype].append(number)
+    order = [number for group in groups.values() for number in group]
+    return _norm_of(list(squares[order].sqrt().float()))
 
 
 @dataclass(slots=True)

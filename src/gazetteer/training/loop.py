@@ -9,10 +9,15 @@ from pathlib import Path
 from gazetteer.compute import use_fast_float32_matmul
 from gazetteer.data.sampling import Pass, draw_step
 from gazetteer.data_files import open_data
+from gazetteer.distributed.collectives import all_reduce_sum
 from gazetteer.distributed.query_shares import QueryShare
-from gazetteer.distributed.replicas import without_averaging
+from gazetteer.distributed.replicas import (
+    finish_backward,
+    has_parts_of_gradients,
+    without_averaging,
+)
 from gazetteer.distributed.signals import StopRequest
-from gazetteer.errors import TRY_AGAIN, UnsavedError
+from gazetteer.errors import TRY_AGAIN, TrainingDivergedError, UnsavedError
 from gazetteer.options import Options
 from gazetteer.progress import progress
 from gazetteer.records import Ranks
@@ -60,7 +65,11 @@ def carry_out(run: TrainingRun, tensorboard: Path | None = None) -> int:
         drop_metrics_after(run.folder, run.state.position.micro_batches)
     reporter = Reporter(run.folder, run.ranks, run.plan.total, tensorboard)
     with StopRequest() as stop, reporter:
-        return _run(run, stop, reporter)
+        try:
+            return _run(run, stop, reporter)
+        except TrainingDivergedError:
+            run.finish_saving()
+            raise
 
 
 def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
@@ -72,6 +81,7 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
         bar.update(position.micro_batches)
         while position.micro_batches < plan.total:
             before = position.micro_batches
+            run.saving.check()
             update(run, stats)
             after = position.micro_batches
             bar.update(after - before)
@@ -86,12 +96,14 @@ def _run(run: TrainingRun, stop: StopRequest, reporter: Reporter) -> int:
             if stop.requested(run.ranks):
                 if saved_at != after:
                     run.save()
+                run.finish_saving()
                 logger.warning(
                     "stopped by a signal at step %d; run the same command to go on", after
                 )
                 return TRY_AGAIN
     if saved_at != position.micro_batches:
         run.save()
+    run.finish_saving()
     if run.retrieving is not None:
         run.retrieving.keeper.forget_unfinished()
     return 0
@@ -169,6 +181,7 @@ def _micro_batch(
                 loss, numbers = run.step(batch, train_retriever, part)
             with clock.time("runtime/backward"):
                 (loss * (share * run.state.loss_scale.scale)).backward()
+                finish_backward(run.step)
         for name, value in numbers.items():
             stats.add(name, value, weight=len(batch.examples))
     position.micro_batches += 1
@@ -213,7 +226,10 @@ def _apply(run: TrainingRun) -> None:
     if not optimisation.shard_optim:
         # As in Atlas: jointly over the whole model, or per optimiser with --shard_optim.
         groups = [[p for group in groups for p in group]]
-    norms = [clip_gradients(g, optimisation.clip, gradient_scale=scale) for g in groups]
+    add_up = all_reduce_sum if has_parts_of_gradients(run.step) else None
+    norms = [
+        clip_gradients(g, optimisation.clip, gradient_scale=scale, add_up=add_up) for g in groups
+    ]
     is_finite = all_finite(*norms)
     step = state.position.micro_batches
     can_shrink = state.loss_scale.can_shrink

@@ -7,6 +7,7 @@ Clipping, skipping and loss scaling are in gradients.py, learning rates in sched
 # pyright: reportPrivateImportUsage=false
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,21 @@ from gazetteer.errors import CheckpointError
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 MASTER = "master"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of a parameter.
+
+    Attributes:
+        start: the first of them.
+        stop: after the last.
+        total: of the whole parameter.
+    """
+
+    start: int
+    stop: int
+    total: int
 
 
 class MasterWeightAdamW:
@@ -51,7 +67,7 @@ class MasterWeightAdamW:
         epsilon: float = 1e-6,
         weight_decay: float = 0.1,
     ) -> None:
-        self._parameters = _trainable(named_parameters)
+        self._parameters = trainable(named_parameters)
         self._masters = {name: _master_of(p) for name, p in self._parameters.items()}
         is_fused = all(m.device.type in ("cpu", "cuda") for m in self._masters.values())
         self._adamw = torch.optim.AdamW(
@@ -67,6 +83,21 @@ class MasterWeightAdamW:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters being trained, in the order given: what to clip."""
         return list(self._parameters.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters."""
+        return list(self._parameters)
+
+    @property
+    def rows(self) -> Mapping[str, Rows | None]:
+        """The parameters whose state is here; None stands for all their rows."""
+        return dict.fromkeys(self._parameters)
+
+    @property
+    def is_spread(self) -> bool:
+        """False: every rank has the whole state."""
+        return False
 
     @property
     def learning_rate(self) -> float:
@@ -193,7 +224,12 @@ class MasterWeightAdamW:
         }
 
 
-def _trainable(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+def trainable(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+    """Parameters that need a gradient, by name.
+
+    Raises:
+        ValueError: a name is used twice, or nothing is to be trained.
+    """
     parameters: dict[str, nn.Parameter] = {}
     for name, parameter in named:
         if name in parameters:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from gazetteer import build
@@ -19,7 +20,8 @@ from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw
 from gazetteer.data_files import RunData
 from gazetteer.distributed.agreement import build_alike, main_first
-from gazetteer.distributed.replicas import replicate
+from gazetteer.distributed.collectives import barrier
+from gazetteer.distributed.fully_sharded import FullySharded
 from gazetteer.evaluation.run import build_evaluation, evaluate_all
 from gazetteer.indexing import IndexKeeper
 from gazetteer.options import OPTIONS_FILE, Options, save_options
@@ -29,10 +31,11 @@ from gazetteer.refresh_schedule import RefreshRange, is_refresh_step, parse_refr
 from gazetteer.reporting import Reporter
 from gazetteer.retriever import save_retriever
 from gazetteer.step import TrainingStep
+from gazetteer.training.background import BackgroundWork
 from gazetteer.training.beginning import Beginning, begin
 from gazetteer.training.checkpoint import CheckpointFolder
-from gazetteer.training.gradients import LossScale, NonFiniteGuard
-from gazetteer.training.optimiser import MasterWeightAdamW
+from gazetteer.training.learning import assign, spread_step, train_state, trained_parameters
+from gazetteer.training.model_copies import ModelCopies
 from gazetteer.training.plan import StepPlan
 from gazetteer.training.state import IndexEncoders, Position, TrainState
 
@@ -105,6 +108,8 @@ class TrainingRun:
         state: what a resumed run needs.
         peak_rates: learning rates of its optimisers, by the same names.
         checkpoints: where it is saved.
+        saving: writes checkpoints beside training; idle without `--async_save`.
+        copies: the models as they are written, where that is not done with those that learn.
         export: told each new checkpoint, on the main rank alone; None for nothing.
         miner: called with every new version of the index; None where nothing is mined.
         save_more: writes further models into a checkpoint's folder, on the main rank alone.
@@ -123,6 +128,8 @@ class TrainingRun:
     state: TrainState
     peak_rates: Mapping[str, float]
     checkpoints: CheckpointFolder
+    saving: BackgroundWork = field(default_factory=BackgroundWork)
+    copies: ModelCopies | None = None
     export: Callable[[Path], None] | None = None
     miner: Miner | None = None
     save_more: Callable[[Path], None] | None = None
@@ -147,27 +154,65 @@ class TrainingRun:
         return not self.options.retriever.query_side_retriever_training
 
     def save(self) -> None:
-        """Write a checkpoint of the run as it is now.
+        """Write a checkpoint of the run as it is now, or begin to.
 
         Collective: every rank must call this.
         """
         step = self.state.position.micro_batches
         keep = self.options.optimisation.save_optimizer
-        path = self.checkpoints.save(step, self._write, self.ranks, keep_optimisers=keep)
-        logger.info("saved %s", path)
-        export = self.export
-        if export is not None:
-            main_first(lambda: export(path), self.ranks)
+        write = self._writing()
+        if self.options.sharding.async_save:
+            self.checkpoints.save_beside(
+                self.saving, step, write, self.ranks, keep_optimisers=keep, then=self._saved
+            )
+            return
+        path = self.checkpoints.save(step, write, self.ranks, keep_optimisers=keep)
+        main_first(lambda: self._saved(path), self.ranks)
 
-    def _write(self, folder: Path) -> None:
-        self.state.save(folder, self.ranks, self._note_index())
-        if self.ranks.is_main:
-            save_options(self.options, folder / OPTIONS_FILE)
-            save_models(self.models, folder)
-            if self.miner is not None:
-                self.miner.save(folder)
-            if self.save_more is not None:
-                self.save_more(folder)
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Collective: every rank must call this.
+
+        Raises:
+            CheckpointError: it could not be. Raised at once, where it happened: others may still
+                wait for this rank's part, and learn of its end from the watch over all ranks.
+        """
+        self.saving.wait()
+        barrier()
+
+    def _saved(self, path: Path) -> None:
+        logger.info("saved %s", path)
+        if self.export is not None:
+            self.export(path)
+
+    def _writing(self) -> Callable[[Path], None]:
+        """What writes this rank's part of the run as it is now.
+
+        Collective: every rank must call this; what it returns is none. With `--async_save` that may
+        be called while training goes on: all of it was copied.
+        """
+        self.saving.wait()
+        copied = self.options.sharding.async_save
+        state = self.state.files(self.ranks, self._note_index(), copied=copied)
+        copies, models = self.copies, self.models
+        if copies is not None:
+            copies.fill(torch.device("cpu"), is_wanted=self.ranks.is_main)
+            models = copies.models
+
+        def write(folder: Path) -> None:
+            state.write(folder)
+            if self.ranks.is_main:
+                save_options(self.options, folder / OPTIONS_FILE)
+                save_models(models, folder)
+                if self.miner is not None:
+                    self.miner.save(folder)
+                if self.save_more is not None:
+                    self.save_more(folder)
+            if copies is not None:
+                copies.empty()
+
+        return write
 
     def _note_index(self) -> IndexEncoders:
         """Put what the index is into the position, and say which weights made it."""
@@ -217,13 +262,30 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         data.corpus,
         filters=data.task.filters,
     )
-    state, peak_rates = _state(options, models)
+    trained, peak_rates = trained_parameters(options, models)
+    owners = assign(options, ranks, trained)
+    position = Position()
     batches = build.build_batches(options, ranks, models, data.train, data.task, is_training=True)
-    step = _training_step(options, ranks, models, retrieving, data.train.passages, state.position)
+    step = _training_step(options, ranks, models, retrieving, data.train.passages, position)
     step.stand_in = partial(batches.build, [Draw(0, 0)])
+    step.to(ranks.device)
+    is_cut = owners is not None and options.sharding.shard_backend == "fsdp2"
+    copies = ModelCopies(models) if is_cut or options.sharding.async_save else None
+    whole = ModelCopies(models) if is_cut else None
+    spread = spread_step(options, ranks, models, step, trained, owners)
+    for each in (copies, whole):
+        if each is not None and isinstance(spread, FullySharded):
+            each.follow(spread.replaced)
+    read_by = replace(models, reader=whole.models.reader) if whole else models
     evaluations = tuple(
-        build_evaluation(options, ranks, models, retrieving, data.task, files)
+        build_evaluation(options, ranks, read_by, retrieving, data.task, files)
         for files in data.evaluations
+    )
+    evaluate = partial(
+        evaluate_all,
+        evaluations,
+        options.experiment.folder,
+        write_results=options.data.write_results,
     )
     run = TrainingRun(
         options=options,
@@ -231,22 +293,32 @@ def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun
         folder=options.experiment.folder,
         plan=step_plan(options, ranks),
         models=models,
-        step=replicate(step.to(ranks.device), ranks),
+        step=spread,
         retrieving=retrieving,
         refreshes=parse_refresh_schedule(options.index.refresh_index),
         batches=batches,
-        evaluate=partial(
-            evaluate_all,
-            evaluations,
-            options.experiment.folder,
-            write_results=options.data.write_results,
+        evaluate=_evaluate_whole(evaluate, whole, ranks) if whole else evaluate,
+        state=train_state(
+            options, trained, peak_rates, owners=owners, step=spread, position=position
         ),
-        state=state,
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
+        copies=copies,
     )
     start(run, beginning)
     return run
+
+
+def _evaluate_whole(
+    evaluate: Callable[[int, Reporter], None], models: ModelCopies, ranks: Ranks
+) -> Callable[[int, Reporter], None]:
+    """Evaluate with weights gathered for it: ranks answer unequal numbers of queries."""
+
+    def gathered(step: int, reporter: Reporter) -> None:
+        with models.filled(ranks.device):
+            evaluate(step, reporter)
+
+    return gathered
 
 
 def start(run: TrainingRun, beginning: Beginning) -> None:
@@ -339,50 +411,4 @@ def _training_step(
         ),
         compressor=models.compressor,
         compressor_lesson=build.build_compressor_lesson(options, ranks, models, passages),
-    )
-
-
-def _state(options: Options, models: build.Models) -> tuple[TrainState, dict[str, float]]:
-    optimisation = options.optimisation
-    assert models.reader is not None
-    trained = {"reader": list(models.reader.named_parameters())}
-    rates = {"reader": optimisation.lr}
-    if options.retriever.train_retriever and models.retriever is not None:
-        trained["retriever"] = list(models.retriever.named_parameters())
-        rates["retriever"] = optimisation.lr_retriever
-    own = list(models.compressor.own_named_parameters()) if models.compressor else []
-    if own:
-        trained["compressor"] = own
-        rates["compressor"] = options.compressor.lr_compressor
-    return train_state(options, trained, rates), rates
-
-
-def train_state(
-    options: Options,
-    trained: Mapping[str, Iterable[tuple[str, nn.Parameter]]],
-    peak_rates: Mapping[str, float],
-) -> TrainState:
-    """The state of a new run.
-
-    Args:
-        options: of the run.
-        trained: parameters of models whose weights change, named, by the model's name.
-        peak_rates: learning rate of each.
-    """
-    optimisation = options.optimisation
-    optimisers = {
-        name: MasterWeightAdamW(
-            parameters,
-            learning_rate=peak_rates[name],
-            beta2=optimisation.beta2,
-            epsilon=optimisation.epsilon,
-            weight_decay=optimisation.weight_decay,
-        )
-        for name, parameters in trained.items()
-    }
-    return TrainState(
-        position=Position(),
-        optimisers=optimisers,
-        guard=NonFiniteGuard(optimisation.max_nonfinite_steps),
-        loss_scale=LossScale.for_dtype(build.reader_dtype(options)),
     )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
@@ -15,9 +16,15 @@ from gazetteer.compute import random_state, restore_random_state, seed_everythin
 from gazetteer.errors import CheckpointError
 from gazetteer.files import load_tensors, replace_json
 from gazetteer.records import Ranks
-from gazetteer.training.checkpoint import OPTIMISER_FILES
 from gazetteer.training.gradients import LossScale, NonFiniteGuard
-from gazetteer.training.optimiser import MasterWeightAdamW
+from gazetteer.training.optimiser import Rows
+from gazetteer.training.optimiser_files import (
+    Optimiser,
+    load_optimiser,
+    optimiser_file,
+    optimiser_files,
+    write_optimiser,
+)
 
 STATE = "state.json"
 INDEX_ENCODER = "index_encoder.safetensors"
@@ -66,6 +73,30 @@ class IndexEncoders:
 
 
 @dataclass(frozen=True, slots=True)
+class StateFiles:
+    """One rank's files of a state, to be written when there is time.
+
+    Attributes:
+        tensors: on the host, by name of the file.
+        optimisers: likewise, and which rows of parameters they are.
+        document: what all ranks share; None elsewhere than on rank 0.
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    optimisers: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Rows | None]]]
+    document: Mapping[str, Any] | None
+
+    def write(self, folder: Path) -> None:
+        """Write the files. Not a collective."""
+        for name, tensors in self.tensors.items():
+            save_file(dict(tensors), folder / name)
+        for name, (tensors, rows) in self.optimisers.items():
+            write_optimiser(folder / name, tensors, rows)
+        if self.document is not None:
+            replace_json(folder / STATE, self.document)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainState:
     """What is restored so that the next step is the one an uninterrupted run would take.
 
@@ -77,35 +108,50 @@ class TrainState:
     """
 
     position: Position
-    optimisers: Mapping[str, MasterWeightAdamW]
+    optimisers: Mapping[str, Optimiser]
     guard: NonFiniteGuard
     loss_scale: LossScale
 
     def save(self, folder: Path, ranks: Ranks, index_encoders: IndexEncoders) -> None:
-        """Write this state. Rank 0 writes what all share, every rank its random state.
+        """Write this state. Rank 0 writes what all share, every rank what it alone has.
 
         Args:
             folder: of the checkpoint, not yet committed.
             ranks: this process among its peers.
             index_encoders: weights behind the index.
         """
-        save_file(random_state(), folder / _random_file(ranks.rank))
-        if not ranks.is_main:
-            return
+        self.files(ranks, index_encoders, copied=False).write(folder)
+
+    def files(self, ranks: Ranks, index_encoders: IndexEncoders, *, copied: bool) -> StateFiles:
+        """What `save` would write now.
+
+        Args:
+            ranks: this process among its peers.
+            index_encoders: weights behind the index, which no step changes in place.
+            copied: tensors are copies, for writing after further steps.
+        """
+        tensors = {_random_file(ranks.rank): random_state()}
+        optimisers = {}
         for name, optimiser in self.optimisers.items():
-            tensors = {k: v.cpu() for k, v in optimiser.state_tensors().items()}
-            save_file(tensors, folder / _optimiser_file(name))
-        if index_encoders.serving:
-            save_file(dict(index_encoders.serving), folder / INDEX_ENCODER)
-        if index_encoders.next:
-            save_file(dict(index_encoders.next), folder / NEXT_INDEX_ENCODER)
+            live = optimiser.state_tensors()
+            if live and (ranks.is_main or optimiser.is_spread):
+                file = optimiser_file(name, ranks.rank if optimiser.is_spread else None)
+                on_host = {k: v.to("cpu", copy=copied) for k, v in live.items()}
+                optimisers[file] = (on_host, optimiser.rows)
+        if not ranks.is_main:
+            return StateFiles(tensors, optimisers, None)
+        encoders = {
+            INDEX_ENCODER: index_encoders.serving,
+            NEXT_INDEX_ENCODER: index_encoders.next,
+        }
         document = {
             "position": asdict(self.position),
             "guard": self.guard.state_numbers(),
             "loss_scale": self.loss_scale.state_numbers(),
             "world_size": ranks.world_size,
         }
-        replace_json(folder / STATE, document)
+        tensors |= {file: weights for file, weights in encoders.items() if weights}
+        return StateFiles(tensors, optimisers, document)
 
     def load(self, folder: Path, ranks: Ranks, seed: int) -> tuple[IndexEncoders, list[str]]:
         """Restore in place.
@@ -139,16 +185,13 @@ class TrainState:
     def _load_optimisers(self, folder: Path) -> list[str]:
         notes = []
         for name, optimiser in self.optimisers.items():
-            path = folder / _optimiser_file(name)
-            if path.is_file():
-                optimiser.load_state_tensors(load_tensors(path))
+            files = optimiser_files(folder, name)
+            if files:
+                load_optimiser(optimiser, files)
             else:
-                notes.append(f"{path.name} is not in the checkpoint: this optimiser starts afresh")
+                missing = optimiser_file(name, None)
+                notes.append(f"{missing} is not in the checkpoint: this optimiser starts afresh")
         return notes
-
-
-def _optimiser_file(name: str) -> str:
-    return OPTIMISER_FILES.replace("*", name)
 
 
 def _random_file(rank: int) -> str:

@@ -207,3 +207,23 @@ def test_constant_scale_ignores_the_state_of_a_float16_run():
     constant = LossScale.for_dtype(torch.bfloat16)
     constant.load_state_numbers(LossScale.for_dtype(torch.float16).state_numbers())
     assert constant.scale == 1.0
+
+
+def test_parts_of_gradients_have_the_norm_of_the_whole_to_the_last_bit():
+    torch.manual_seed(4)
+    shapes = [(3, 5), (7,), (2, 2), (4,)]
+    dtypes = [torch.float32, torch.bfloat16, torch.float32, torch.bfloat16]
+    whole = [nn.Parameter(torch.zeros(s, dtype=d)) for s, d in zip(shapes, dtypes, strict=True)]
+    for parameter in whole[:3]:
+        parameter.grad = torch.randn_like(parameter)
+    expected = clip_gradients(whole, math.inf, gradient_scale=3.0)
+    tables: list[torch.Tensor] = []
+    for rank in range(2):
+        # Rank 0 has the first, rank 1 the next two; the last has none anywhere.
+        held = [nn.Parameter(p.detach().clone()) for p in whole]
+        for number in [0] if rank == 0 else [1, 2]:
+            held[number].grad = whole[number].grad
+        clip_gradients(held, math.inf, add_up=lambda table: tables.append(table) or table)
+    other = [nn.Parameter(p.detach().clone()) for p in whole]
+    found = clip_gradients(other, math.inf, gradient_scale=3.0, add_up=lambda _: sum(tables))
+    assert torch.equal(found, expected)
