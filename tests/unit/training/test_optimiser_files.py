@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gazetteer.errors import CheckpointError
-from gazetteer.files import write_manifest
+from gazetteer.files import replace_manifest, write_manifest
 from gazetteer.training.optimiser import MasterWeightAdamW
 from gazetteer.training.optimiser_files import (
     Rows,
@@ -117,7 +116,7 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_files_that_the_manifest_has_dropped_are_not_used(tmp_path: Path) -> None:
     for rank in range(2):
         write_optimiser(tmp_path / optimiser_file("reader", rank), state(), dict.fromkeys(SHAPES))
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
+    replace_manifest(tmp_path, {})
     assert optimiser_files(tmp_path, "reader") == []
 
 
