@@ -29,13 +29,8 @@ ROWS = "rows"
 """Key of a file's header: which rows of which parameters are in it, as JSON."""
 
 
-class Optimiser(Protocol):
-    """What updates the weights of one model; its state may be spread over the ranks."""
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """What to clip, in the same order on every rank; gradients may be elsewhere."""
-        ...
+class Divided(Protocol):
+    """What has a state, or a part of one, that files hold."""
 
     @property
     def names(self) -> Iterable[str]:
@@ -47,9 +42,22 @@ class Optimiser(Protocol):
         """The parameters whose state is here; None: all rows of them."""
         ...
 
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `rows` says is here."""
+        ...
+
+
+class Optimiser(Divided, Protocol):
+    """What updates the weights of one model; its state may be spread over the ranks."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What to clip, in the same order on every rank; gradients may be elsewhere."""
+        ...
+
     @property
     def is_spread(self) -> bool:
-        """Whether other ranks have the rest."""
+        """Whether other ranks have the rest of the state."""
         ...
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -66,10 +74,6 @@ class Optimiser(Protocol):
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What is here of the state, by parameter's name; live tensors."""
-        ...
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `rows` says is here."""
         ...
 
 
@@ -95,7 +99,7 @@ def write_optimiser(
     save_file(dict(tensors), path, metadata={ROWS: json.dumps(parts)} if parts else None)
 
 
-def load_optimiser(optimiser: Optimiser, files: Iterable[Path]) -> None:
+def load_optimiser(optimiser: Divided, files: Iterable[Path]) -> None:
     """Bring an optimiser to the state that files hold, reading what is kept here alone.
 
     Raises:

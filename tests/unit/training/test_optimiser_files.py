@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,12 @@ SHAPES = {"wide": (7, 3), "bias": (5,), "short": (1, 4)}
 class Part:
     """An optimiser that has some rows of the state, and notes what it is given."""
 
-    is_spread = True
-
     def __init__(self, rows: dict[str, Rows | None]) -> None:
-        self.rows, self.names = rows, list(SHAPES)
+        self.rows: Mapping[str, Rows | None] = rows
+        self.names: Iterable[str] = list(SHAPES)
         self.loaded: dict[str, Tensor] = {}
 
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.loaded = dict(tensors)
 
 
@@ -64,8 +64,9 @@ def part_of(tensors: dict[str, Tensor], rows: dict[str, Rows | None]) -> dict[st
     for key, tensor in tensors.items():
         place = rows.get(key.rpartition(".")[0])
         if key.rpartition(".")[0] in rows:
-            whole = place is None or key.endswith(".step")
-            parts[key] = tensor if whole else tensor[place.start : place.stop].contiguous()
+            if place is not None and not key.endswith(".step"):
+                tensor = tensor[place.start : place.stop].contiguous()
+            parts[key] = tensor
     return parts
 
 
