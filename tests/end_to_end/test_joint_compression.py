@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.support.runs import make_world
+from gazetteer.export.models import export_models
+from gazetteer.files import write_manifest
+from tests.support.runs import make_world, run_train
 from tests.support.tiny_data import passages, questions, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,12 +33,19 @@ def test_it_runs_and_reports_and_does_nothing_twice(
     world = make_world(tmp_path)
     data = world / "out" / "data"
     data.mkdir(parents=True)
-    write_jsonl(data / "passages.jsonl", passages(30))
+    in_sections = [row | {"section": "land"} for row in passages(30)]
+    write_jsonl(data / "passages.jsonl", in_sections)
     write_jsonl(data / "train.jsonl", questions(16, seed=1))
     write_jsonl(data / "test.jsonl", questions(4, seed=2))
     monkeypatch.setattr(study, "prepare_data", lambda study: None)
-    words = ["--output_directory", world / "out", "--reader", world / "reader"]
-    words += ["--retriever", world / "retriever", "--start_steps", 1, "--steps", 2, "--seeds", 1]
+    start = {"compressor": "n_layers", "num_memory_tokens": 2}
+    run_train(world, name="start", total_steps=1, **start)
+    checkpoint = world / "experiments" / "start" / "checkpoint" / "latest"
+    export_models(str(checkpoint), world / "models")
+    shutil.rmtree(world / "models" / "retriever")
+    write_manifest(world / "models")
+    words = ["--output_directory", world / "out", "--start", world / "models"]
+    words += ["--retriever", world / "retriever", "--steps", 2, "--seeds", 1]
     words += ["--refresh", 1, "--rows", "compressed:frozen", "compressed:joint"]
     assert study.main(list(map(str, words))) == 0
     report = (world / "out" / "report.md").read_text(encoding="utf-8")
@@ -63,7 +73,7 @@ def test_questions_and_passages_are_of_the_same_countries(
     both = "".join(countries.values())
     write_jsonl(whole / "passages.jsonl", [{"id": f"{c}-land-{n}"} for c in both for n in (0, 1)])
     monkeypatch.setattr(study.subprocess, "run", lambda *_, **__: None)
-    made = study.Study(tmp_path, tmp_path, tmp_path, countries=2)
+    made = study.Study(tmp_path, tmp_path, tmp_path, tmp_path, countries=2)
     study.prepare_data(made)
     found = {
         name: {study.country_of(r) for r in study.records_of(made.data / f"{name}.jsonl")}

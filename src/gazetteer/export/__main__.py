@@ -1,4 +1,4 @@
-"""A trained retriever for other tools, with a model card.   python -m gazetteer.export --help"""
+"""A retriever for other tools, or models alone.   python -m gazetteer.export --help"""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gazetteer.export.folders import export_openmatch, export_sentence_transformers
+from gazetteer.export.models import export_models
 from gazetteer.one_line_errors import exit_code
 
 TARGETS = {
     "sentence-transformers": export_sentence_transformers,
     "openmatch": export_openmatch,
+    "models": export_models,
 }
 
 
@@ -34,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gazetteer.export",
         description="Write a trained retriever, with a model card, for other tools. Adapters are "
-        "merged into the weights. Untied towers become a folder each: query/ and passage/.",
+        "merged into the weights. Untied towers become a folder each: query/ and passage/. "
+        "With `--to models` all models as they are, for --model_path, without the run's state.",
         epilog="exit codes: 0 done, 2 something is wrong, said in one line",
         allow_abbrev=False,
     )

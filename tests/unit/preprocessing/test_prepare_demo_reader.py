@@ -126,6 +126,21 @@ def test_examples_are_written_with_ids_of_their_own(tmp_path):
     assert len(set(ids)) == len(ids)
 
 
+def test_titles_stand_in_the_text_as_in_records(tmp_path):
+    stage = Stage("tiny", 3, lambda m: m.lookup(LookupShape()))
+    apart, together = (
+        [passage for line in read_jsonl(path) for passage in line["passages"]]
+        for path in (
+            write_stage(stage, maker(), tmp_path),
+            write_stage(Stage("in", 3, stage.make), maker(), tmp_path, titles_in_text=True),
+        )
+    )
+
+    wanted = [f"{p['title']}, {p['section']}: {p['text']}" for p in apart]
+    assert [p["text"] for p in together] == wanted
+    assert {p["title"] for p in together} == {""}
+
+
 def test_the_curriculum_goes_from_one_passage_to_several():
     sizes = [len(stage.make(maker())["passages"]) for stage in STAGES]
 
