@@ -28,6 +28,7 @@ from gazetteer.memory_estimate import (
 )
 from gazetteer.options import Options
 from gazetteer.records import Ranks
+from gazetteer.sharding_options import shards
 from gazetteer.step_on_meta import build_on_meta, measure_step
 from gazetteer.task_names import DENSE
 
@@ -88,9 +89,11 @@ def estimate_memory(
         of `--task dense` are not.
     """
     workers, optimisation = ranks.world_size, options.optimisation
+    divides_gradients = options.sharding.shard_backend != "zero" or optimisation.shard_grads
     sharding = Sharding(
-        optimiser=workers if optimisation.shard_optim else 1,
-        gradients=workers if optimisation.shard_grads else 1,
+        optimiser=workers if shards(options) else 1,
+        gradients=workers if shards(options) and divides_gradients else 1,
+        weights=workers if options.sharding.shard_params else 1,
     )
     is_usual = models["compressor"] is None and models["teacher"] is None
     is_usual = is_usual and options.task.task != DENSE
@@ -137,6 +140,7 @@ def _counted(options: Options, models: Mapping[str, ModelSize | None]) -> list[M
             weights=model.weights * size,
             trained=model.weights if learns[name] else 0,
             is_half=size < 4,
+            is_cut=name == "reader",
         )
         for name, model in models.items()
         if model is not None

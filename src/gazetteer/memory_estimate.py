@@ -25,12 +25,14 @@ class ModelMemory:
         trained: number of those that learn.
         is_half: those are in float16 or bfloat16.
         copies: bytes of further copies of its weights, such as those that made the index.
+        is_cut: its weights can be divided among the workers: the reader's.
     """
 
     weights: int
     trained: int = 0
     is_half: bool = False
     copies: int = 0
+    is_cut: bool = False
 
     @property
     def gradients(self) -> int:
@@ -53,9 +55,9 @@ class Sharding:
     """Among how many workers each part of a run's state is divided; 1 is not at all.
 
     Attributes:
-        optimiser: `--shard_optim`.
-        gradients: `--shard_grads`.
-        weights: `--shard_params`.
+        optimiser: by any of the flags.
+        gradients: `--shard_grads`, and backends that always divide them.
+        weights: of models that can be cut, `--shard_params`.
     """
 
     optimiser: int = 1
@@ -119,7 +121,7 @@ def estimate(
         keeps_gradients: room for them is there before the backward pass: they are accumulated, or
             averaged over workers in buckets.
     """
-    weights = sum(_share(model.weights, sharding.weights) for model in models)
+    weights = sum(_share(m.weights, sharding.weights if m.is_cut else 1) for m in models)
     gradients = sum(_share(model.gradients, sharding.gradients) for model in models)
     optimiser = sum(_share(model.optimiser, sharding.optimiser) for model in models)
     copies = sum(model.copies for model in models)

@@ -58,7 +58,9 @@ class ModelsOnMeta:
         Args:
             index_keeps_encoder: weights that made the index are kept beside those that learn.
         """
-        found = [] if self.reader is None else [_memory_of(self.reader)]
+        found = []
+        if self.reader is not None:
+            found.append(replace(_memory_of(self.reader), is_cut=True))
         if self.retriever is not None:
             memory, tower = _memory_of(self.retriever), self.retriever.passage_tower
             if index_keeps_encoder and memory.trained:

@@ -1,5 +1,7 @@
 """The arithmetic, and tensors without contents against tensors with them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_the_peak_is_the_largest_moment_and_what_is_held_beside_it() -> None:
 
 
 def test_sharding_divides_the_state_it_names() -> None:
-    half = [ModelMemory(weights=200, trained=100, is_half=True)]
+    half = [ModelMemory(weights=200, trained=100, is_half=True, is_cut=True)]
     step = StepMemory()
     whole = estimate(half, index=0, step=step, sharding=Sharding(), keeps_gradients=True)
     assert (whole.gradients, whole.optimiser) == (200, 1200)
@@ -44,6 +46,9 @@ def test_sharding_divides_the_state_it_names() -> None:
         keeps_gradients=True,
     )
     assert (split.weights, split.gradients, split.optimiser) == (50, 100, 300)
+    whole = [replace(half[0], is_cut=False)]
+    kept = estimate(whole, index=0, step=step, sharding=Sharding(weights=4), keeps_gradients=True)
+    assert kept.weights == 200
 
 
 @pytest.mark.parametrize(
