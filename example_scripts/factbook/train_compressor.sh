@@ -30,10 +30,11 @@ COMMON=(--task qa --use_file_passages --checkpoint_dir "$OUT/experiments" --cach
     --precision bf16 --dropout 0 --weight_decay 0.01 --beta2 0.99 --log_freq 50 --save_freq 200)
 # run NAME PASSAGES BATCH RATE STEPS ...: the batch is that of all workers.
 run() {
-    local name=$1 passages=$2 batch=$3 lr=$4 steps=$5
-    torchrun --standalone --nproc_per_node "$WORKERS" train.py "${COMMON[@]}" --name "$name" \
-        --n_context "$passages" --per_gpu_batch_size $((batch / WORKERS)) --lr "$lr" --lr_compressor "$lr" \
-        --warmup_steps 20 --total_steps "$steps" "${@:6}"
+    local NAME=$1 PASSAGES=$2 BATCH=$(($3 / WORKERS)) RATE=$4 STEPS=$5
+    shift 5
+    torchrun --standalone --nproc_per_node "$WORKERS" train.py "${COMMON[@]}" --name "$NAME" \
+        --n_context "$PASSAGES" --per_gpu_batch_size "$BATCH" --lr "$RATE" --lr_compressor "$RATE" \
+        --warmup_steps 20 --total_steps "$STEPS" "$@"
 }
 made() { echo "$OUT/experiments/$1/checkpoint/latest"; }
 

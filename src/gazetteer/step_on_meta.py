@@ -112,7 +112,7 @@ def _reader(options: Options, ranks: Ranks, config: Any) -> Reader:  # noqa: ANN
     reader: Reader
     if kind is None:
         prompt = CausalPrompt(
-            prefix=(), end_ids=(0,), pad_id=0, passage_format="", question_format=""
+            prefix=(0,), end_ids=(0,), pad_id=0, passage_format="", question_format=""
         )
         reader = CausalReader(model, prompt)
     else:

@@ -30,7 +30,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
         words = re.sub(r'"\$\{(\w+)\[@\]\}"', lambda m: arrays[m[1]], quoted).replace("...", "")
         words = words.replace('"$@"', "").split("; }")[0]
         # Stand-ins for what the shell would put there: numbers, and else names of models or files.
-        words = re.sub(r"\$\{?(STEPS|N_CONTEXT|WORKERS|BATCH|RATE|QUESTIONS)\}?", "7", words)
+        words = re.sub(
+            r"\$\{?(\w*STEPS|N_CONTEXT|PASSAGES|WORKERS|BATCH|RATE|\w*QUESTIONS)\}?", "7", words
+        )
         words = re.sub(r"\$\([^()]*\)|\$\{?\w+\}?(?:/[\w.-]+)*", "some/name", words)
         found.append((match[1], shlex.split(words, comments=True)))
     return found

@@ -46,7 +46,8 @@ def tools(text: str) -> list[tuple[str, list[str] | None]]:
         # Up to a redirection; templates have angle brackets, too.
         words = re.split(r"\s>", match["words"])[0].replace('"$@"', "").replace("...", "")
         # Stand-ins for what the shell would put there: numbers, and else names of files.
-        words = re.sub(r'"?\$\{?(NODES|WORKERS|STEPS|RATE|BATCH|QUESTIONS)\}?"?', "7", words)
+        number = r"\$\{?(?:NODES|WORKERS|\w*STEPS|PASSAGES|RATE|BATCH|\w*QUESTIONS)\}?"
+        words = re.sub(f'"{number}"|{number}', "7", words)
         words = re.sub(r"\$\([^()]*\)|\$\{?\w+\}?(?:/[\w.-]+)*", "some/name", words)
         name = match["name"].removeprefix("-m ")
         found.append((name, None if match["end"] else shlex.split(words, comments=True)))

@@ -13,11 +13,7 @@ def contexts(reader: FusionReader):
 
 def greedy(reader: FusionReader, context, sequence: int, length: int) -> list[int]:
     """Greedy decoding by hand, without any cache."""
-    part = type(context)(
-        context.states[sequence : sequence + 1],
-        context.mask[sequence : sequence + 1],
-        context.passage[sequence : sequence + 1],
-    )
+    part = context.rows(slice(sequence, sequence + 1))
     ids = [0]
     while len(ids) < length:
         ids.append(int(reader.decode(part, torch.tensor([ids]))[0, -1].argmax()))
@@ -44,11 +40,7 @@ def test_prompts_of_different_lengths_are_forced_and_cut_off() -> None:
     prompts = [(11,), (12, 13, 14), (15, 16)]
     forced = generate(reader, context, GenerationSettings(max_length=8), prompts)
     for sequence, prompt in enumerate(prompts):
-        part = type(context)(
-            context.states[sequence : sequence + 1],
-            context.mask[sequence : sequence + 1],
-            context.passage[sequence : sequence + 1],
-        )
+        part = context.rows(slice(sequence, sequence + 1))
         ids = [0, *prompt]
         while len(ids) < 8 and ids[-1] != 1:
             ids.append(int(reader.decode(part, torch.tensor([ids]))[0, -1].argmax()))
@@ -71,8 +63,7 @@ def beam_search(reader: FusionReader, context, beams: int, length: int) -> list[
     going, done = [(0.0, [0])], []
     while len(going[0][1]) < length:
         ids = torch.tensor([ids for _, ids in going])
-        part = type(context)(*(field.expand(len(ids), *field.shape[1:]) for field in (
-            context.states, context.mask, context.passage)))  # fmt: skip
+        part = context.repeated(len(ids))
         log_probs = reader.decode(part, ids)[:, -1].log_softmax(-1)
         scores = log_probs + torch.tensor([score for score, _ in going]).unsqueeze(1)
         best, places = scores.flatten().topk(2 * beams)
@@ -99,8 +90,7 @@ def test_beams_go_on_until_none_can_win() -> None:
     context = reader.encode(batch).fused()
     found = generate(reader, context, GenerationSettings(max_length=8, num_beams=2))
     for number, ids in enumerate(found):
-        part = type(context)(*(field[number : number + 1] for field in (
-            context.states, context.mask, context.passage)))  # fmt: skip
+        part = context.rows(slice(number, number + 1))
         expected = beam_search(reader, part, beams=2, length=8)
         assert without_padding(ids) == without_padding(expected)
 
