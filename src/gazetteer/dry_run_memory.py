@@ -89,10 +89,12 @@ def estimate_memory(
         of `--task dense` are not.
     """
     workers, optimisation = ranks.world_size, options.optimisation
-    divides_gradients = options.sharding.shard_backend != "zero" or optimisation.shard_grads
+    spread = workers if shards(options) else 1
+    # All other backends divide gradients as well.
+    keeps_all = options.sharding.shard_backend == "zero" and not optimisation.shard_grads
     sharding = Sharding(
-        optimiser=workers if shards(options) else 1,
-        gradients=workers if shards(options) and divides_gradients else 1,
+        optimiser=spread,
+        gradients=1 if keeps_all else spread,
         weights=workers if options.sharding.shard_params else 1,
     )
     is_usual = models["compressor"] is None and models["teacher"] is None

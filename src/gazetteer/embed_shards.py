@@ -38,7 +38,7 @@ from gazetteer.index.verification import require_sound
 from gazetteer.indexing import IndexFiles, IndexKeeper, RefreshPlan
 from gazetteer.indexing.identity import identity_of
 from gazetteer.one_line_errors import exit_code
-from gazetteer.option_rules import retriever_format_problems
+from gazetteer.option_rules import number_problems, retriever_format_problems
 from gazetteer.options import Options, options_from_dict
 from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder
@@ -310,11 +310,9 @@ def _run(parsed: argparse.Namespace) -> None:
         merge_parts(sources, parsed.output, task, layout)
         return
     options = options_from_dict({name: getattr(parsed, name) for name in SHARED_FLAGS})
-    for problem in retriever_format_problems(options.reader.retriever_format):
+    formats = retriever_format_problems(options.reader.retriever_format)
+    for problem in (*number_problems(options), *formats):
         raise OptionError(problem)
-    if options.data.per_gpu_embedder_batch_size < 1:
-        size = options.data.per_gpu_embedder_batch_size
-        raise OptionError(f"--per_gpu_embedder_batch_size ({size}) must be at least 1")
     use_fast_float32_matmul()
     ranks = Ranks(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     retriever, tokenizer = load_encoders(options, ranks, options.retriever.retriever_model_path)

@@ -78,6 +78,11 @@ def listed_files(values: Sequence[str]) -> list[str]:
 
 
 def _number_rules(options: Options, _: Program) -> Iterator[str]:
+    return number_problems(options)
+
+
+def number_problems(options: Options) -> Iterator[str]:
+    """Numbers that a flag cannot be; also for programs with some of these options alone."""
     for name, found in flat_values(options).items():
         if name not in BOUNDS or found is None:
             continue

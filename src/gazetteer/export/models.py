@@ -6,13 +6,15 @@ import logging
 import shutil
 from pathlib import Path
 
+from gazetteer.build import READER_FOLDER, RETRIEVER_FOLDER
+from gazetteer.build_compressor import COMPRESSOR_FOLDER
 from gazetteer.errors import CheckpointError
 from gazetteer.files import require_intact, write_manifest
 from gazetteer.index.conversion import appearing_folder
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("reader", "retriever", "compressor")
+FOLDERS = (READER_FOLDER, RETRIEVER_FOLDER, COMPRESSOR_FOLDER)
 
 
 def export_models(source: str, target: Path) -> None:
