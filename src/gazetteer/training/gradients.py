@@ -103,20 +103,26 @@ def _spread_norm(
     """
     device = parameters[0].device
     table = torch.zeros(2, len(parameters), dtype=torch.float64, device=device)
-    held = {n: p.grad for n, p in enumerate(parameters) if p.grad is not None}
-    for number, gradient in held.items():
-        table[0, number] = _norms([[gradient]], device)[0].double().square()
-        table[1, number] = 1
+    held = _in_groups({n: p.grad for n, p in enumerate(parameters) if p.grad is not None})
+    if held:
+        norms = _norms(_by_device_and_dtype(list(held.values())), device)
+        table[0, list(held)] = torch.stack([norm.double() for norm in norms]).square()
+        table[1, list(held)] = 1
     squares, holders = add_up(table)
-    known = [(p, n) for n, p in enumerate(parameters) if holders[n] > 0]
+    has_gradient = (holders > 0).tolist()
+    known = {n: p for n, p in enumerate(parameters) if has_gradient[n]}
     if not known:
         return torch.zeros((), device=device)
     # In the order in which they are taken where nothing is spread.
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    for parameter, number in known:
-        groups[parameter.device, parameter.dtype].append(number)
-    order = [number for group in groups.values() for number in group]
-    return _norm_of(list(squares[order].sqrt().float()))
+    return _norm_of(list(squares[list(_in_groups(known))].sqrt().float()))
+
+
+def _in_groups(tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Numbered tensors in the order of `_by_device_and_dtype`."""
+    groups: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
+    for number, tensor in tensors.items():
+        groups[tensor.device, tensor.dtype][number] = tensor
+    return {number: tensor for group in groups.values() for number, tensor in group.items()}
 
 
 @dataclass(slots=True)
