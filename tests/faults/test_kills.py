@@ -21,6 +21,7 @@ from gazetteer.index.verification import find_problems
 from gazetteer.indexing import IndexFiles
 from gazetteer.records import Ranks
 from tests.faults.saved_run import SAVED, SavedRun
+from tests.faults.whole_run import WholeRun
 from tests.support.identities import IDENTITY
 from tests.support.kill_points import KILLED, TOO_LARGE, Fault, disk_steps, in_child
 from tests.support.tiny_data import passages
@@ -50,6 +51,22 @@ def test_a_kill_in_the_middle_of_a_write(saved_run: SavedRun, is_long: bool, fau
         lost += [f"{number} bytes: {problem}" for problem in saved_run.lost(SAVED[-1])]
     saved_run.put_back()
     fault_row("kill", tried, len(lost), "checkpoint save, in the middle of a file")
+    assert not lost, "\n".join(lost)
+
+
+@pytest.mark.parametrize("refresh", ["blocking", "interleaved"])
+def test_a_kill_anywhere_in_a_run(tmp_path: Path, refresh: str, is_long: bool, fault_row) -> None:
+    """The same command then ends with the bits of a run that nobody killed."""
+    run = WholeRun(tmp_path, refresh_mode=refresh, refresh_steps=2)
+    run.start_over()
+    steps = disk_steps(run.work, run.experiments)
+    lost, tried = [], range(0, steps, 2 if is_long else steps // 3)
+    for step in tried:
+        run.start_over()
+        assert run.go(Fault(step=step)) == KILLED
+        lost += [f"step {step}: {problem}" for problem in run.lost()]
+    how = f"a whole run, four checkpoints, a refresh ({refresh}), a saved index: equal bits"
+    fault_row("kill", len(tried), len(lost), how)
     assert not lost, "\n".join(lost)
 
 

@@ -106,9 +106,13 @@ class Elastic:
         assert len(self._begins) == len(self._ends)
         saved = (self.folder / "checkpoint" / "latest").readlink().name
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        steps = (json.loads(line) for line in lines)
-        kept = [step for step in steps if step["step"] <= int(saved.removeprefix("step-"))]
-        effective = sum(step["runtime/train_step"] for step in kept)
+        logged = [line for line in map(json.loads, lines) if line["kind"] == "train"]
+        effective, done = 0.0, 0
+        for line in logged:
+            if line["step"] <= int(saved.removeprefix("step-")):
+                # The mean since the last line.
+                effective += line["runtime/train_step"] * (line["step"] - done)
+                done = line["step"]
         return Outcome(len(self._ends) - 1, effective, sum(self._ends) - sum(self._begins))
 
     def end(self) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import train
+from gazetteer.index.verification import find_problems
 from gazetteer.program import run_program
 from gazetteer.training.checkpoint import CheckpointFolder
 from tests.support.kill_points import Fault, in_child
@@ -25,9 +26,10 @@ class WholeRun:
     Args:
         folder: to work in.
         experiments: where the run writes; None: in the folder. May be a disk of its own.
+        flags: of the run, more than those below.
     """
 
-    def __init__(self, folder: Path, experiments: Path | None = None) -> None:
+    def __init__(self, folder: Path, experiments: Path | None = None, **flags: object) -> None:
         self.folder = make_world(folder / "world", corpus=12, train=8, dev=2)
         self.experiments = experiments or self.folder / "experiments"
         self.output = folder / "output.txt"
@@ -43,6 +45,7 @@ class WholeRun:
             total_steps=STEPS,
             save_freq=1,
             dropout=0.1,
+            **flags,
         )
         assert self.go(Fault()) == 0, self.said()
         self.expected = self.weights(STEPS)
@@ -94,6 +97,7 @@ class WholeRun:
         found = self.weights(STEPS)
         if any(not found[name].equal(tensor) for name, tensor in self.expected.items()):
             problems.append("other weights in the end")
+        problems += find_problems(self.experiments / "index", lambda _: None)
         lines = (self.experiments / "run" / "metrics.jsonl").read_text().splitlines()
         if not all(isinstance(json.loads(line), dict) for line in lines):
             problems.append("metrics.jsonl is torn")
