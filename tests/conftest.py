@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -32,13 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    if not fault_table.ROWS:
+    ended = (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed"))
+    rows = fault_table.rows_of(report for report in ended if report.when == "call")
+    if not rows:
         return
     terminalreporter.write_line("")
-    for line in fault_table.lines(fault_table.ROWS):
+    for line in fault_table.lines(rows):
         terminalreporter.write_line(line)
     if config.getoption("--fault-table"):
-        fault_table.write(fault_table.ROWS, config.getoption("--fault-table"))
+        fault_table.write(rows, config.getoption("--fault-table"))
 
 
 @pytest.fixture
@@ -48,13 +51,14 @@ def is_long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def fault_row() -> Callable[..., None]:
+def fault_row(record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Add a row to the table of faults: claim, tried, lost, how."""
     begin = time.monotonic()
 
     def add(claim: str, tried: int, lost: int, how: str) -> None:
         seconds = time.monotonic() - begin
-        fault_table.ROWS.append(fault_table.Row(claim, tried, lost, how, seconds))
+        row = fault_table.Row(claim, tried, lost, how, seconds)
+        record_property(fault_table.PROPERTY, asdict(row))
 
     return add
 

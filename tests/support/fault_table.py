@@ -1,14 +1,20 @@
 """The table of faults: what the project says it survives, how often that was tried, what was lost.
 
-Tests add rows; the end of a session prints them, and writes them to `--fault-table FILE` as JSON.
+Tests add rows to their reports; the end of a session prints them, and writes them to
+`--fault-table FILE` as JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+
+import pytest
+
+PROPERTY = "fault_row"
+"""Of a test's report, which finds its way from the process that ran the test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,10 @@ class Row:
     seconds: float
 
 
-ROWS: list[Row] = []
+def rows_of(reports: Iterable[pytest.TestReport]) -> list[Row]:
+    """What tests have added."""
+    said = (each for report in reports for each in report.user_properties)
+    return [Row(**row) for name, row in said if name == PROPERTY]
 
 
 def lines(rows: list[Row]) -> Iterator[str]:
