@@ -154,7 +154,7 @@ def _staleness_rules(options: Options, _: Program) -> Iterator[str]:
 def _dedicated_rules(options: Options, program: Program) -> Iterator[str]:
     """Processes set aside for nothing are a mistake."""
     index, retriever = options.index, options.retriever
-    if program != "train" or index.refresh_mode != "dedicated":
+    if program != "train" or index.refresh_mode != "dedicated" or options.task.task == DENSE:
         return
     can_age = retriever.train_retriever and not retriever.query_side_retriever_training
     if not can_age or not _retrieves(options):
