@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests.support import fault_table, shapes
@@ -23,6 +24,10 @@ from tests.support.tiny_models import save_tiny_reader, save_tiny_retriever
 
 # Before any test imports gazetteer: from then on a wrong shape is an error.
 install_import_hook("gazetteer", f"{shapes.__name__}.check")
+
+# Other programs share the machine: how long an example takes says nothing.
+settings.register_profile("gazetteer", deadline=None)
+settings.load_profile("gazetteer")
 
 ROOT = Path(__file__).resolve().parent.parent
 

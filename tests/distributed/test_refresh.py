@@ -157,7 +157,7 @@ class Program:
             process.kill()
             process.communicate()
 
-    def wait_for(self, holds: Callable[[], object], seconds: float = 90) -> None:
+    def wait_for(self, holds: Callable[[], object], seconds: float = 200) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             ended = [p for p in self.processes if p.poll() is not None]

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.refresh_schedule import (
@@ -106,7 +106,6 @@ def test_covers_tells_steps_no_range_speaks_about():
     st.integers(0, 8),
     st.integers(0, 16),
 )
-@settings(deadline=None)
 def test_the_first_gap_is_the_first_run_of_steps_that_nothing_covers(ranges, start, end):
     schedule = tuple(RefreshRange(first, first + length, 1) for first, length in ranges)
     bare = [step for step in range(start, end) if not covers(schedule, step)]

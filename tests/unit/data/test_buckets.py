@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.data.buckets import length_buckets, pad_bucket
@@ -16,7 +16,6 @@ lengths = st.lists(st.integers(0, 60), max_size=40).map(lambda values: np.array(
 limits = st.tuples(st.integers(1, 9), st.integers(1, 150))
 
 
-@settings(deadline=None)
 @given(lengths, limits)
 def test_every_text_is_in_exactly_one_bucket(sizes: np.ndarray, limit: tuple[int, int]) -> None:
     buckets = length_buckets(sizes, max_rows=limit[0], max_padded_tokens=limit[1])
@@ -24,7 +23,6 @@ def test_every_text_is_in_exactly_one_bucket(sizes: np.ndarray, limit: tuple[int
     assert all(len(bucket) for bucket in buckets)
 
 
-@settings(deadline=None)
 @given(lengths, limits)
 def test_buckets_keep_their_limits(sizes: np.ndarray, limit: tuple[int, int]) -> None:
     max_rows, max_tokens = limit
@@ -33,7 +31,6 @@ def test_buckets_keep_their_limits(sizes: np.ndarray, limit: tuple[int, int]) ->
         assert len(bucket) == 1 or len(bucket) * sizes[bucket].max() <= max_tokens
 
 
-@settings(deadline=None)
 @given(lengths, limits)
 def test_buckets_are_sorted_and_as_full_as_they_can_be(
     sizes: np.ndarray, limit: tuple[int, int]
@@ -58,7 +55,6 @@ def test_limits_must_be_positive(rows: int, tokens: int) -> None:
         length_buckets(np.array([1]), max_rows=rows, max_padded_tokens=tokens)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 9), max_size=7), max_size=6), st.sampled_from([0, -1]))
 def test_padding_is_undone_by_the_mask(texts: list[list[int]], pad_id: int) -> None:
     ids, mask = pad_bucket([np.array(text, dtype=np.int32) for text in texts], pad_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.data.jsonl import (
@@ -275,7 +275,6 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["k", 'q":', "é"]), json_values), st.booleans())
 def test_any_object_comes_back_as_it_was_written(value: dict[str, Any], ascii_only: bool) -> None:
     assert parse_line(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
@@ -314,7 +313,6 @@ def _objects(value: Any) -> Iterator[Pairs]:
             yield from _objects(member)
 
 
-@settings(deadline=None)
 @given(pairs, st.sampled_from([":", ": ", " :", "\t \r:"]))
 def test_repeated_keys_are_found_wherever_they_are(value: Any, colon: str) -> None:
     raw = f'{{"top"{colon}{_written(value, colon)}}}'.encode()

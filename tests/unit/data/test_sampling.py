@@ -35,7 +35,6 @@ def _global_batch(
     return [draw for turn in zip(*shares, strict=True) for draw in turn]
 
 
-@settings(deadline=None)
 @given(counts, st.integers(0, 200), worlds, seeds, st.booleans())
 def test_global_batches_are_the_same_for_any_world_size(
     count: int, position: int, world: tuple[int, int], seed: int, shuffle: bool
@@ -45,7 +44,6 @@ def test_global_batches_are_the_same_for_any_world_size(
     assert _global_batch(position, count, batch_size, world_size, seed, shuffle) == alone
 
 
-@settings(deadline=None)
 @given(counts, st.integers(1, 5), st.integers(1, 4), seeds, st.booleans())
 def test_each_epoch_reads_each_example_once(
     count: int, batch_size: int, world_size: int, seed: int, shuffle: bool
@@ -59,14 +57,12 @@ def test_each_epoch_reads_each_example_once(
         assert {draw.epoch for draw in read} == {epoch}
 
 
-@settings(deadline=None)
 @given(counts, st.integers(0, 100), st.integers(1, 30), seeds)
 def test_stream_goes_on_from_any_position(count: int, position: int, done: int, seed: int) -> None:
     whole = _global_batch(position, count, done + 7, 1, seed, True)
     assert _global_batch(position + done, count, 7, 1, seed, True) == whole[done:]
 
 
-@settings(deadline=None)
 @given(counts, st.integers(0, 100), st.integers(1, 50))
 def test_without_shuffling_examples_come_in_order(count: int, position: int, size: int) -> None:
     draws = _global_batch(position, count, size, 1, 0, False)
@@ -77,7 +73,7 @@ LEGS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9
 """Of a run that is stopped again and again: workers, examples each reads at once, steps."""
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(counts, st.integers(1, 13), LEGS, seeds, st.booleans())
 def test_a_run_on_changing_numbers_of_workers_reads_what_one_worker_reads(
     count: int, size: int, legs: list[tuple[int, int, int]], seed: int, shuffle: bool
@@ -106,7 +102,6 @@ def test_a_run_on_changing_numbers_of_workers_reads_what_one_worker_reads(
         assert sorted(indices) == list(range(count))
 
 
-@settings(deadline=None)
 @given(st.integers(30, 60), seeds, st.integers(0, 5))
 def test_orders_differ_by_epoch_and_seed_and_nothing_else(
     count: int, seed: int, epoch: int
@@ -119,7 +114,6 @@ def test_orders_differ_by_epoch_and_seed_and_nothing_else(
     assert order != list(range(count))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 7), st.integers(1, 5))
 def test_evaluation_reads_every_example_once_in_order(
     count: int, batch_size: int, world_size: int
@@ -136,7 +130,6 @@ def test_evaluation_reads_every_example_once_in_order(
     assert in_order == list(range(count))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 5))
 def test_evaluation_shares_differ_by_one_at_most(
     count: int, batch_size: int, world_size: int

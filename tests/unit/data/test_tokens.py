@@ -117,9 +117,7 @@ def test_passage_inputs_equal_whole_texts(
     assert tokens.passage_inputs([]) == []
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(max_size=20))
 def test_any_query_is_tokenised_as_in_the_whole_text(
     corpus: PassageStore, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, query: str

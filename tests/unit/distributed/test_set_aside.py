@@ -36,7 +36,7 @@ def ends(workers: int = 2, patience: float = 20.0) -> Iterator[tuple[Overseer, l
             helper.close()
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     deadline = time.monotonic() + seconds
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -4,7 +4,7 @@ import logging
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.errors import OptionError
@@ -93,7 +93,6 @@ def test_fast_scan_needs_an_even_dimension() -> None:
         plan("pqfs", dim=15)
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     count=st.integers(0, 10**8),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.index import file_layout
@@ -31,7 +31,6 @@ def test_small_indexes_are_not_laid_out_by_pages() -> None:
     assert rows_per_page(10**9, 0, parts=1) == 1
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(0, 3000),
     files=st.integers(1, 40),

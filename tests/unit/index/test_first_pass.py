@@ -149,7 +149,7 @@ def test_one_query_that_is_given_up_leaves_the_others_alone(
     assert max(listed) < 5_000
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.integers(64, 900),
     different=st.integers(1, 12),
@@ -249,7 +249,7 @@ def test_few_rows_or_many_hits_need_no_first_pass(
     assert passes == [True]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.integers(64, 700),
     dim=st.integers(1, 40),

@@ -150,7 +150,6 @@ def test_where_all_scores_are_equal_few_are_looked_at(monkeypatch: pytest.Monkey
     assert sum(pairs) <= 3 * (1 + flat.WIDER) * (5 + 16 + 1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=9, unique=True),
     st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4, unique=True),
@@ -203,7 +202,7 @@ def test_the_largest_norm_is_that_of_the_longest_vector(monkeypatch: pytest.Monk
     assert largest_norm(embeddings[:0]) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 400),
     queries=st.integers(1, 6),

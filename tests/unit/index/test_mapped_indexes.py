@@ -133,7 +133,7 @@ def test_any_part_of_it_is_searched_exactly(
         assert_exact(shard, VECTORS[rows.start : rows.stop], 10)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(bounds=st.tuples(st.integers(0, COUNT), st.integers(0, COUNT)), top_k=st.integers(1, 30))
 def test_any_rows_are_searched_exactly(shared: Path, bounds: tuple[int, int], top_k: int) -> None:
     rows = range(min(bounds), max(bounds))

@@ -37,13 +37,11 @@ def read(content: bytes) -> Any:
 
 
 @given(value=PLAIN, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
-@settings(deadline=None)
 def test_plain_data_of_every_protocol_comes_back(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
 
 
 @given(members=st.lists(PLAIN))
-@settings(deadline=None)
 def test_what_is_written_is_a_pickle_that_python_and_we_read(members: list[Any]) -> None:
     target = io.BytesIO()
     write_list(iter(members), target)
@@ -135,7 +133,7 @@ def test_a_memo_place_of_four_billion_costs_nothing() -> None:
 
 
 @given(content=st.binary(max_size=60))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_random_bytes_are_refused_or_plain(content: bytes) -> None:
     try:
         value = read(b"\x80\x04" + content)
@@ -145,7 +143,7 @@ def test_random_bytes_are_refused_or_plain(content: bytes) -> None:
 
 
 @given(value=st.lists(PLAIN, max_size=5), data=st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_damaged_pickles_are_refused_or_plain(value: list[Any], data: st.DataObject) -> None:
     content = bytearray(pickle.dumps(value))
     place = data.draw(st.integers(0, len(content) - 1))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gazetteer.indexing.chunks import ChunkFolder, pieces, uncovered
@@ -97,7 +97,6 @@ def test_a_removed_folder_is_not_wanted(tmp_path: Path) -> None:
 RANGES = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda p: range(p[0], p[0] + p[1]))
 
 
-@settings(deadline=None)
 @given(RANGES, st.lists(RANGES, max_size=8))
 def test_uncovered_is_what_no_range_holds(rows: range, covered: list[range]) -> None:
     gaps = uncovered(rows, covered)
@@ -107,7 +106,6 @@ def test_uncovered_is_what_no_range_holds(rows: range, covered: list[range]) -> 
     assert all(a.stop < b.start for a, b in pairwise(gaps))
 
 
-@settings(deadline=None)
 @given(RANGES, st.integers(1, 7))
 def test_pieces_are_the_rows_in_order(rows: range, size: int) -> None:
     parts = pieces(rows, size)

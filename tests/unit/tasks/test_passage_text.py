@@ -118,7 +118,7 @@ def test_holes_of_a_fixed_generator() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.text("abc é水😀\n\t{}▁\u200bthe river", max_size=60),
     st.floats(0.01, 0.99),
@@ -147,7 +147,6 @@ def test_masks_depend_on_the_generator_alone() -> None:
     assert len({masked(TEXT, random.Random(n)) for n in range(20)}) > 5
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 600), st.floats(0.001, 0.999), st.floats(1, 20), st.integers(1, 100),
     st.integers(0, 99),
