@@ -47,7 +47,7 @@ def _train(ranks: Ranks, world: str) -> dict[str, Any]:
     from gazetteer.data_files import open_data
     from gazetteer.stats import WeightedStats
     from gazetteer.training import loop
-    from gazetteer.training.run import build_training
+    from gazetteer.training.building import build_training
 
     flags = {
         "name": f"workers{ranks.world_size}",

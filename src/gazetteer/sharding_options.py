@@ -43,8 +43,8 @@ def sharding_rules(options: Options) -> Iterator[str]:
     if options.task.task == DENSE:
         if optimisation.shard_grads or backend != "zero":
             yield f"--task {DENSE} must come with --shard_optim and --shard_backend zero alone"
-        if sharding.async_save:
-            yield f"--async_save must not come with --task {DENSE}"
+        if sharding.async_save and options.lead.train_teacher:
+            yield "--async_save must not come with --train_teacher"
     elif backend == "fsdp2":
         yield from _uncut_rules(options)
 

@@ -44,13 +44,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spread_run(ranks: Ranks, world: Path, name: str, kind: str, **flags: Any) -> None:
     """Train in one of several ways; "plain" spreads nothing, whatever the flags say."""
-    from gazetteer.training import run
+    from gazetteer.training import building
 
-    assign = run.assign
+    assign = building.assign
     if kind == "plain":
-        run.assign = lambda *_: None  # type: ignore[assignment]
+        building.assign = lambda *_: None  # type: ignore[assignment]
     run_train(world, ranks, name=name, **(TRAINING | SPREAD[kind] | flags))
-    run.assign = assign
+    building.assign = assign
 
 
 def equality_job(ranks: Ranks, world: Path, kinds: list[str], flags: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def rewrite(ranks: Ranks, world: Path, source: str, target: str, **flags: Any) -
     """Load a run's last checkpoint as a run with these flags does, and save it again."""
     from gazetteer.data_files import open_data
     from gazetteer.distributed.agreement import main_first
-    from gazetteer.training.run import build_training
+    from gazetteer.training.building import build_training
 
     experiments = world / "experiments"
     copy = (experiments / source / "checkpoint", experiments / target / "checkpoint")

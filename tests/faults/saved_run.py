@@ -14,9 +14,10 @@ from gazetteer.data_files import open_data
 from gazetteer.files import MANIFEST, read_files_of
 from gazetteer.records import Ranks
 from gazetteer.stats import WeightedStats
+from gazetteer.training.building import build_training
 from gazetteer.training.checkpoint import CheckpointFolder
 from gazetteer.training.loop import update
-from gazetteer.training.run import TrainingRun, build_training
+from gazetteer.training.run import TrainingRun
 from tests.support.runs import options_of
 
 SAVED = (1, 2, 3)

@@ -281,10 +281,15 @@ class NegativeMiner:
         if self._ranks.is_main:
             replace_json(self._report, reported(self._report, step, self._lines.count, by_name))
 
-    def save(self, folder: Path) -> None:
-        """Write what is in use into a checkpoint. On one rank."""
-        if self._rows is not None:
-            save_file({"rows": torch.from_numpy(self._rows).contiguous()}, folder / MINED_FILE)
+    def writing(self) -> Callable[[Path], None]:
+        """What writes into a checkpoint what is in use now, however often is mined until then."""
+        rows = self._rows
+
+        def write(folder: Path) -> None:
+            if rows is not None:
+                save_file({"rows": torch.from_numpy(rows).contiguous()}, folder / MINED_FILE)
+
+        return write
 
     def load(self, folder: Path) -> bool:
         """Use what a checkpoint holds; False where it holds nothing of the kind.

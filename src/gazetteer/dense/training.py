@@ -49,11 +49,13 @@ from gazetteer.records import Ranks
 from gazetteer.refresh_schedule import parse_refresh_schedule
 from gazetteer.reporting import start_experiment, start_log
 from gazetteer.retriever import DualEncoder, save_retriever
-from gazetteer.training.beginning import Beginning, begin
+from gazetteer.training.beginning import Beginning, begin, start
+from gazetteer.training.building import step_plan
 from gazetteer.training.learning import assign, train_state
 from gazetteer.training.loop import carry_out
+from gazetteer.training.model_copies import ModelCopies
 from gazetteer.training.plan import StepPlan
-from gazetteer.training.run import TrainingRun, start, step_plan
+from gazetteer.training.run import TrainingRun
 
 RETRIEVER = "retriever"
 """Name of the only model that learns, for the state and the log."""
@@ -143,6 +145,7 @@ def build_training(
         state=state,
         peak_rates=peak_rates,
         checkpoints=beginning.checkpoints,
+        copies=ModelCopies(models) if options.sharding.async_save else None,
         export=partial(link_checkpoint, Path(export)) if export else None,
         miner=miner,
         save_more=_saving_teacher(teacher) if TEACHER in trained else None,

@@ -5,6 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from gazetteer.errors import GazetteerError
+
+Work = Callable[[], GazetteerError | None]
+"""Returns what went wrong that training can go on with, if anything; raises what it cannot."""
+
 
 class BackgroundWork:
     """Runs one function at a time in a thread.
@@ -15,8 +20,9 @@ class BackgroundWork:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._problem: GazetteerError | None = None
 
-    def start(self, work: Callable[[], None]) -> None:
+    def start(self, work: Work) -> None:
         """Begin, after what was begun before has ended.
 
         Raises:
@@ -32,8 +38,8 @@ class BackgroundWork:
             failure, self._failure = self._failure, None
             raise failure
 
-    def wait(self) -> None:
-        """Wait until the work has ended.
+    def wait(self) -> GazetteerError | None:
+        """Wait until the work has ended; what it returned, once.
 
         Raises:
             Exception: what it raised, where `check` has not raised it before.
@@ -42,9 +48,11 @@ class BackgroundWork:
             self._thread.join()
             self._thread = None
         self.check()
+        problem, self._problem = self._problem, None
+        return problem
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Work) -> None:
         try:
-            work()
+            self._problem = work()
         except Exception as error:
             self._failure = error

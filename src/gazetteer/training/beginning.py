@@ -1,7 +1,8 @@
-"""Where a training run begins: at a checkpoint of its own, of another run, or at the first step."""
+"""Where a run begins, a checkpoint of its own, of another run, or the first step; going there."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from gazetteer.compute import seed_everything
 from gazetteer.convert.atlas_checkpoint import ATLAS_FILE
 from gazetteer.distributed.agreement import build_alike
 from gazetteer.errors import OptionError
+from gazetteer.indexing import IndexKeeper
 from gazetteer.options import OPTIONS_FILE, Options, options_to_dict, read_options
 from gazetteer.records import Ranks
 from gazetteer.training.checkpoint import CheckpointFolder
+from gazetteer.training.run import TrainingRun
+from gazetteer.training.state import IndexEncoders, Position
+
+logger = logging.getLogger(__name__)
 
 MODEL_FLAGS = {"compressor_model_path", "model_path", "reader_model_type", "retriever_model_path"}
 """Where a run begins; on resuming it has models of its own."""
@@ -105,3 +111,54 @@ def _changed_options(options: Options, checkpoint: Path) -> list[str]:
         + ("the checkpoint's models go on" if name in MODEL_FLAGS else "the command line wins")
         for name, value in changed.items()
     ]
+
+
+def start(run: TrainingRun, beginning: Beginning) -> None:
+    """Bring a run to where it left off, and fill its index.
+
+    Collective: every rank must call this.
+    """
+    checkpoint = beginning.resumed
+    keeper = run.retrieving.keeper if run.retrieving else None
+    if checkpoint is None:
+        if keeper is not None:
+            keeper.fill()
+        if run.miner is not None:
+            run.miner.mine(0)
+        return
+    encoders, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
+    position = run.state.position
+    logger.info("resuming from %s at step %d", checkpoint, position.micro_batches)
+    for note in notes:
+        logger.warning("%s", note)
+    if position.micro_batches >= run.plan.total:
+        logger.info("--total_steps %d is reached already: nothing to do", run.plan.total)
+    elif keeper is not None:
+        _restore_index(keeper, position, encoders)
+        _restore_mined(run, checkpoint)
+    if position.step_size not in (0, run.plan.size):
+        logger.warning(
+            "a step reads %d examples of all workers together, it was %d before; "
+            "--global_batch_size %d keeps it on any number of workers",
+            run.plan.size,
+            position.step_size,
+            position.step_size,
+        )
+    for note in beginning.notes:
+        logger.warning("%s", note)
+
+
+def _restore_index(keeper: IndexKeeper, position: Position, encoders: IndexEncoders) -> None:
+    is_foreign = bool(position.index_is_foreign)
+    keeper.restore(position.index_step, encoders.serving, is_foreign=is_foreign)
+    if position.slices:
+        keeper.restore_in_progress(
+            position.next_index_step, position.slices, position.slices_done, encoders.next
+        )
+
+
+def _restore_mined(run: TrainingRun, checkpoint: Path) -> None:
+    """Go on with what was mined; mine now if nothing was, since the flag is new to the run."""
+    miner = run.miner
+    if miner is not None and not build_alike(lambda: miner.load(checkpoint), run.ranks):
+        miner.mine(run.state.position.micro_batches)

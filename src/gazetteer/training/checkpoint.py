@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from gazetteer.files import (
     naming,
     read_files_of,
     replace_manifest,
+    replace_text,
     sync,
     write_manifest,
 )
@@ -92,16 +93,13 @@ class CheckpointFolder:
             CheckpointError: two ranks wrote the same name.
         """
         partial = self._begin(step, ranks)
-        problem: Exception | None = None
+        problem = _write_part(partial, write, ranks)
         try:
-            _on_disk(partial, lambda: _write_part(partial, write, ranks))
-        except UnsavedError as error:
-            problem = error
-        raise_together(problem, ranks)
-        main_first(
-            lambda: _on_disk(partial, lambda: self._commit(partial, step, ranks, keep_optimisers)),
-            ranks,
-        )
+            raise_together(problem, ranks)
+            main_first(lambda: self._commit(partial, step, ranks, keep_optimisers), ranks)
+        except UnsavedError:
+            _forget(partial, ranks)
+            raise
         return self.at(step)
 
     def save_beside(
@@ -128,33 +126,51 @@ class CheckpointFolder:
             then: called by rank 0's thread with the folder, when it is there.
 
         Raises:
-            CheckpointError: what was begun before has failed.
+            CheckpointError: what was begun before has failed, not for the disk's sake.
             UnsavedError: the disk takes nothing any more; the same on every rank.
         """
         work.wait()
         partial = self._begin(step, ranks)
 
-        def save() -> None:
+        def save() -> UnsavedError | None:
             try:
-                _write_part(partial, write, ranks)
-                if ranks.is_main:
-                    _await_parts(partial, ranks)
-                    self._commit(partial, step, ranks, keep_optimisers)
-                    then(self.at(step))
+                problem = _write_part(partial, write, ranks)
+                if problem is not None:
+                    _tell_main(partial, ranks, problem)
+                if not ranks.is_main:
+                    return problem
+                _await_parts(partial, ranks)
+                self._commit(partial, step, ranks, keep_optimisers)
+            except UnsavedError as error:
+                _forget(partial, ranks)
+                logger.warning("%s", error)
+                return error
             except Exception as error:
                 reason = f"{self.at(step)}: not saved ({error})"
                 with suppress(OSError):
-                    (partial / f"{FAILED}{ranks.rank}").write_text(reason, encoding="utf-8")
+                    _tell_main(partial, ranks, reason)
                 raise CheckpointError(reason) from error
+            then(self.at(step))
+            return None
 
         work.start(save)
 
     def _begin(self, step: int, ranks: Ranks) -> Path:
         partial = self.path / f".step-{step}.partial"
-        main_first(lambda: _on_disk(partial, lambda: _empty_folder(partial)), ranks)
+
+        def empty() -> None:
+            with _on_disk(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+
+        main_first(empty, ranks)
         return partial
 
     def _commit(self, partial: Path, step: int, ranks: Ranks, keep_optimisers: bool) -> None:
+        with _on_disk(partial):
+            self._put_in_place(partial, step, ranks, keep_optimisers)
+
+    def _put_in_place(self, partial: Path, step: int, ranks: Ranks, keep_optimisers: bool) -> None:
         _put_together(partial, ranks)
         final = self.at(step)
         if final.exists():
@@ -182,24 +198,40 @@ def _part(partial: Path, rank: int) -> Path:
     return partial / f".part-{rank}"
 
 
-def _write_part(partial: Path, write: Callable[[Path], None], ranks: Ranks) -> None:
+def _write_part(partial: Path, write: Callable[[Path], None], ranks: Ranks) -> UnsavedError | None:
+    """Write this rank's part; what is wrong with the disk is returned, to be agreed on."""
     part = _part(partial, ranks.rank)
-    part.mkdir()
-    write(part)
-    write_manifest(part)
+    try:
+        with _on_disk(partial):
+            part.mkdir()
+            write(part)
+            write_manifest(part)
+    except UnsavedError as problem:
+        return problem
+    return None
+
+
+def _tell_main(partial: Path, ranks: Ranks, problem: object) -> None:
+    """Leave a note where rank 0 looks for this rank's part, which makes room for it."""
+    shutil.rmtree(_part(partial, ranks.rank), ignore_errors=True)
+    replace_text(partial / f"{FAILED}{ranks.rank}", str(problem))
 
 
 def _await_parts(partial: Path, ranks: Ranks) -> None:
-    """Wait for the manifests of all ranks.
+    """Wait until all ranks have written their parts, or why they have not.
+
+    One that can say neither ends the run.
 
     Raises:
-        CheckpointError: a rank says that it failed. One that cannot say it ends the run.
+        UnsavedError: a rank has no part. None of them writes any more then.
     """
-    for rank in range(ranks.world_size):
-        while not (_part(partial, rank) / MANIFEST).is_file():
-            for failure in partial.glob(f"{FAILED}*"):
-                raise CheckpointError(failure.read_text(encoding="utf-8"))
+    failures = [partial / f"{FAILED}{rank}" for rank in range(ranks.world_size)]
+    for rank, failure in enumerate(failures):
+        while not (_part(partial, rank) / MANIFEST).is_file() and not failure.is_file():
             time.sleep(LOOK_SECONDS)
+    for failure in failures:
+        if failure.is_file():
+            raise UnsavedError(failure.read_text(encoding="utf-8"))
 
 
 def _put_together(partial: Path, ranks: Ranks) -> None:
@@ -232,20 +264,20 @@ def _drop_optimisers(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _on_disk(partial: Path, work: Callable[[], object]) -> None:
-    """Do what fails as UnsavedError where the disk is at fault."""
+@contextmanager
+def _on_disk(partial: Path) -> Iterator[None]:
+    """What fails within fails as UnsavedError where the disk is at fault."""
     try:
         with naming(partial):
-            work()
+            yield
     except OSError as error:
         problem = disk_problem(error)
         if problem is None:
             raise
-        # Half a checkpoint may be what fills the disk.
-        shutil.rmtree(partial, ignore_errors=True)
         raise UnsavedError(f"no checkpoint was saved: {problem}") from None
 
 
-def _empty_folder(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+def _forget(partial: Path, ranks: Ranks) -> None:
+    """Remove half a checkpoint, which may be what fills the disk; when no rank writes any more."""
+    if ranks.is_main:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -23,10 +23,11 @@ from gazetteer.progress import progress
 from gazetteer.records import Ranks
 from gazetteer.reporting import Reporter, drop_metrics_after, start_experiment, start_log
 from gazetteer.stats import Stopwatch, WeightedStats
+from gazetteer.training.building import build_training
 from gazetteer.training.gradients import all_finite, clip_gradients
 from gazetteer.training.helping import embed_for_trainers
 from gazetteer.training.plan import falls_due
-from gazetteer.training.run import TrainingBatch, TrainingRun, build_training
+from gazetteer.training.run import TrainingBatch, TrainingRun
 from gazetteer.training.schedule import learning_rate_factor
 
 logger = logging.getLogger(__name__)

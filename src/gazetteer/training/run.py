@@ -1,11 +1,10 @@
-"""Options -> a training run: its objects, its state, and how that state is saved."""
+"""A training run: its objects, its state, and how that state is saved."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,30 +13,21 @@ from torch import Tensor, nn
 
 from gazetteer import build
 from gazetteer.build_compressor import COMPRESSOR_FOLDER
-from gazetteer.build_search import Retrieving, build_retrieving
+from gazetteer.build_search import Retrieving
 from gazetteer.compressor import save_compressor
-from gazetteer.data.passages import PassageStore
 from gazetteer.data.sampling import Draw
-from gazetteer.data_files import RunData
-from gazetteer.distributed.agreement import build_alike, main_first
-from gazetteer.distributed.collectives import barrier
-from gazetteer.distributed.fully_sharded import FullySharded
-from gazetteer.evaluation.run import build_evaluation, evaluate_all
-from gazetteer.indexing import IndexKeeper
+from gazetteer.distributed.agreement import main_first, raise_together
 from gazetteer.options import OPTIONS_FILE, Options, save_options
 from gazetteer.reader import save_reader
 from gazetteer.records import Ranks, TokenLists
-from gazetteer.refresh_schedule import RefreshRange, is_refresh_step, parse_refresh_schedule
+from gazetteer.refresh_schedule import RefreshRange, is_refresh_step
 from gazetteer.reporting import Reporter
 from gazetteer.retriever import save_retriever
-from gazetteer.step import TrainingStep
 from gazetteer.training.background import BackgroundWork
-from gazetteer.training.beginning import Beginning, begin
 from gazetteer.training.checkpoint import CheckpointFolder
-from gazetteer.training.learning import assign, spread_step, train_state, trained_parameters
 from gazetteer.training.model_copies import ModelCopies
 from gazetteer.training.plan import StepPlan
-from gazetteer.training.state import IndexEncoders, Position, TrainState
+from gazetteer.training.state import IndexEncoders, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +71,8 @@ class Miner(Protocol):
         """Search the index as it is now. Collective: every rank must call this."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what is in use into a checkpoint. On one rank."""
+    def writing(self) -> Callable[[Path], None]:
+        """What writes into a checkpoint what is in use now; on one rank, perhaps later."""
         ...
 
     def load(self, folder: Path) -> bool:
@@ -112,7 +102,8 @@ class TrainingRun:
         copies: the models as they are written, where that is not done with those that learn.
         export: told each new checkpoint, on the main rank alone; None for nothing.
         miner: called with every new version of the index; None where nothing is mined.
-        save_more: writes further models into a checkpoint's folder, on the main rank alone.
+        save_more: writes further models, live ones, into a checkpoint's folder, on the main rank
+            alone; not with `--async_save`.
     """
 
     options: Options
@@ -175,11 +166,11 @@ class TrainingRun:
         Collective: every rank must call this.
 
         Raises:
+            UnsavedError: the disk did not take it; the same on every rank.
             CheckpointError: it could not be. Raised at once, where it happened: others may still
                 wait for this rank's part, and learn of its end from the watch over all ranks.
         """
-        self.saving.wait()
-        barrier()
+        raise_together(self.saving.wait(), self.ranks)
 
     def _saved(self, path: Path) -> None:
         logger.info("saved %s", path)
@@ -196,21 +187,24 @@ class TrainingRun:
         copied = self.options.sharding.async_save
         state = self.state.files(self.ranks, self._note_index(), copied=copied)
         copies, models = self.copies, self.models
+        write_mined = self.miner.writing() if self.miner is not None else None
         if copies is not None:
             copies.fill(torch.device("cpu"), is_wanted=self.ranks.is_main)
             models = copies.models
 
         def write(folder: Path) -> None:
-            state.write(folder)
-            if self.ranks.is_main:
-                save_options(self.options, folder / OPTIONS_FILE)
-                save_models(models, folder)
-                if self.miner is not None:
-                    self.miner.save(folder)
-                if self.save_more is not None:
-                    self.save_more(folder)
-            if copies is not None:
-                copies.empty()
+            try:
+                state.write(folder)
+                if self.ranks.is_main:
+                    save_options(self.options, folder / OPTIONS_FILE)
+                    save_models(models, folder)
+                    if write_mined is not None:
+                        write_mined(folder)
+                    if self.save_more is not None:
+                        self.save_more(folder)
+            finally:
+                if copies is not None:
+                    copies.empty()
 
         return write
 
@@ -238,177 +232,3 @@ def save_models(models: build.Models, folder: Path) -> None:
     if models.compressor is not None and models.compressor_tokenizer is not None:
         target = folder / COMPRESSOR_FOLDER
         save_compressor(models.compressor, models.compressor_tokenizer, target)
-
-
-def build_training(options: Options, ranks: Ranks, data: RunData) -> TrainingRun:
-    """Build everything a training run needs, and bring it to where it left off.
-
-    Collective: every rank must call this.
-
-    Starts from the newest intact checkpoint of the experiment; else from `--model_path` if given
-    (fresh optimisers, step 0); else from the pre-trained models.
-
-    Raises:
-        OptionError: as `begin` does.
-    """
-    beginning = begin(options, ranks)
-    assert data.train is not None
-    models = build.build_models(options, ranks, beginning.models)
-    retrieving = build_retrieving(
-        options,
-        ranks,
-        models.retriever,
-        models.retriever_tokenizer,
-        data.corpus,
-        filters=data.task.filters,
-    )
-    trained, peak_rates = trained_parameters(options, models)
-    owners = assign(options, ranks, trained)
-    position = Position()
-    batches = build.build_batches(options, ranks, models, data.train, data.task, is_training=True)
-    step = _training_step(options, ranks, models, retrieving, data.train.passages, position)
-    step.stand_in = partial(batches.build, [Draw(0, 0)])
-    step.to(ranks.device)
-    is_cut = owners is not None and options.sharding.shard_backend == "fsdp2"
-    copies = ModelCopies(models) if is_cut or options.sharding.async_save else None
-    whole = ModelCopies(models) if is_cut else None
-    spread = spread_step(options, ranks, models, step, trained, owners)
-    for each in (copies, whole):
-        if each is not None and isinstance(spread, FullySharded):
-            each.follow(spread.replaced)
-    read_by = replace(models, reader=whole.models.reader) if whole else models
-    evaluations = tuple(
-        build_evaluation(options, ranks, read_by, retrieving, data.task, files)
-        for files in data.evaluations
-    )
-    evaluate = partial(
-        evaluate_all,
-        evaluations,
-        options.experiment.folder,
-        write_results=options.data.write_results,
-    )
-    run = TrainingRun(
-        options=options,
-        ranks=ranks,
-        folder=options.experiment.folder,
-        plan=step_plan(options, ranks),
-        models=models,
-        step=spread,
-        retrieving=retrieving,
-        refreshes=parse_refresh_schedule(options.index.refresh_index),
-        batches=batches,
-        evaluate=_evaluate_whole(evaluate, whole, ranks) if whole else evaluate,
-        state=train_state(
-            options, trained, peak_rates, owners=owners, step=spread, position=position
-        ),
-        peak_rates=peak_rates,
-        checkpoints=beginning.checkpoints,
-        copies=copies,
-    )
-    start(run, beginning)
-    return run
-
-
-def _evaluate_whole(
-    evaluate: Callable[[int, Reporter], None], models: ModelCopies, ranks: Ranks
-) -> Callable[[int, Reporter], None]:
-    """Evaluate with weights gathered for it: ranks answer unequal numbers of queries."""
-
-    def gathered(step: int, reporter: Reporter) -> None:
-        with models.filled(ranks.device):
-            evaluate(step, reporter)
-
-    return gathered
-
-
-def start(run: TrainingRun, beginning: Beginning) -> None:
-    """Bring a run to where it left off, and fill its index.
-
-    Collective: every rank must call this.
-    """
-    checkpoint = beginning.resumed
-    keeper = run.retrieving.keeper if run.retrieving else None
-    if checkpoint is None:
-        if keeper is not None:
-            keeper.fill()
-        if run.miner is not None:
-            run.miner.mine(0)
-        return
-    encoders, notes = run.state.load(checkpoint, run.ranks, run.options.experiment.seed)
-    position = run.state.position
-    logger.info("resuming from %s at step %d", checkpoint, position.micro_batches)
-    for note in notes:
-        logger.warning("%s", note)
-    if position.micro_batches >= run.plan.total:
-        logger.info("--total_steps %d is reached already: nothing to do", run.plan.total)
-    elif keeper is not None:
-        _restore_index(keeper, position, encoders)
-        _restore_mined(run, checkpoint)
-    if position.step_size not in (0, run.plan.size):
-        logger.warning(
-            "a step reads %d examples of all workers together, it was %d before; "
-            "--global_batch_size %d keeps it on any number of workers",
-            run.plan.size,
-            position.step_size,
-            position.step_size,
-        )
-    for note in beginning.notes:
-        logger.warning("%s", note)
-
-
-def _restore_index(keeper: IndexKeeper, position: Position, encoders: IndexEncoders) -> None:
-    is_foreign = bool(position.index_is_foreign)
-    keeper.restore(position.index_step, encoders.serving, is_foreign=is_foreign)
-    if position.slices:
-        keeper.restore_in_progress(
-            position.next_index_step, position.slices, position.slices_done, encoders.next
-        )
-
-
-def _restore_mined(run: TrainingRun, checkpoint: Path) -> None:
-    """Go on with what was mined; mine now if nothing was, since the flag is new to the run."""
-    miner = run.miner
-    if miner is not None and not build_alike(lambda: miner.load(checkpoint), run.ranks):
-        miner.mine(run.state.position.micro_batches)
-
-
-def step_plan(options: Options, ranks: Ranks) -> StepPlan:
-    """The steps of a run, as flags say."""
-    at_once = options.data.per_gpu_batch_size * ranks.world_size
-    size = options.data.global_batch_size or at_once
-    return StepPlan(
-        total=options.optimisation.total_steps,
-        accumulation=options.optimisation.accumulation_steps,
-        warmup=options.optimisation.warmup_steps,
-        schedule=options.optimisation.scheduler_steps or options.optimisation.total_steps,
-        log=options.experiment.log_freq,
-        evaluate=options.experiment.eval_freq,
-        save=options.experiment.save_freq,
-        size=size,
-        passes=-(-size // at_once),
-    )
-
-
-def _training_step(
-    options: Options,
-    ranks: Ranks,
-    models: build.Models,
-    retrieving: Retrieving | None,
-    given_passages: PassageStore | None,
-    position: Position,
-) -> TrainingStep:
-    passages = retrieving.corpus if retrieving else given_passages
-    assert models.reader is not None
-    return TrainingStep(
-        source=build.build_source(models, retrieving),
-        inputs=build.build_reader_inputs(options, ranks, models, passages),
-        retriever_tokens=retrieving.tokens if retrieving else None,
-        retriever=models.retriever,
-        reader=models.reader,
-        n_context=options.reader.n_context,
-        lesson=build.build_lesson(
-            options, build.build_reader_layers(options, models, lambda: position.micro_batches)
-        ),
-        compressor=models.compressor,
-        compressor_lesson=build.build_compressor_lesson(options, ranks, models, passages),
-    )
