@@ -62,10 +62,10 @@ def _uncut_rules(options: Options) -> Iterator[str]:
 
 def sharding_remarks(options: Options) -> Iterator[str]:
     """What sharding flags imply."""
-    optimisation = options.optimisation
-    if optimisation.shard_grads and not optimisation.shard_optim:
+    if shards(options) and not options.optimisation.shard_optim:
+        name = "shard_grads" if options.optimisation.shard_grads else "shard_params"
         yield (
-            "shard_grads: optimiser state is spread as well; the models clip jointly, as they do"
+            f"{name}: optimiser state is spread as well; the models clip jointly, as they do"
             " without shard_optim"
         )
 

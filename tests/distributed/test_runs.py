@@ -120,13 +120,23 @@ def test_resuming_on_several_workers_is_bit_identical(world: Path, size: int) ->
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def poisoned_job(ranks: Ranks, world: Path) -> None:
-    """Not-a-number on one worker, in the retriever's gradient."""
+SPREAD = {
+    "nothing spread": {},
+    "zero": {"shard_optim": True, "shard_grads": True},
+    "fairscale": {"shard_optim": True, "shard_backend": "fairscale"},
+    "fsdp2": {"shard_params": True, "shard_backend": "fsdp2"},
+}
+
+
+def poisoned_job(ranks: Ranks, world: Path, name: str) -> list[dict[str, float]]:
+    """Not-a-number on one worker, in the retriever's gradient; what the guard knows at the end."""
     from gazetteer.training import loop
 
     original = loop._micro_batch
+    known: list[dict[str, float]] = []
 
     def poisons(run, *args, **kwargs) -> None:
+        known[:] = [run.state.guard.state_numbers(), run.state.loss_scale.state_numbers()]
         if run.state.position.micro_batches == 1 and ranks.rank == 1:
             parameter = next(iter(run.models.retriever.parameters()))
             handle = parameter.register_hook(lambda grad: grad * float("nan"))
@@ -136,13 +146,18 @@ def poisoned_job(ranks: Ranks, world: Path) -> None:
             original(run, *args, **kwargs)
 
     loop._micro_batch = poisons
-    run_train(world, ranks, name="poisoned", total_steps=3, save_freq=1, train_retriever=True)
+    flags = {"train_retriever": True, "precision": "fp16", **SPREAD[name]}
+    run_train(world, ranks, name=f"poisoned-{name}", total_steps=3, save_freq=1, **flags)
     loop._micro_batch = original
+    return known
 
 
-def test_a_non_finite_gradient_on_one_worker_is_skipped_on_all(world: Path) -> None:
-    run_on_ranks(poisoned_job, 2, world)
-    folder = world / "experiments" / "poisoned" / "checkpoint"
+@pytest.mark.parametrize("name", SPREAD)
+def test_a_non_finite_gradient_on_one_worker_is_skipped_on_all(world: Path, name: str) -> None:
+    # Before the third step: the second one was skipped, and halved the scale.
+    known = [{"in_a_row": 0, "skipped": 1}, {"scale": 2.0**15, "good_steps": 0.0}]
+    assert run_on_ranks(poisoned_job, 2, world, name) == [known, known]
+    folder = world / "experiments" / f"poisoned-{name}" / "checkpoint"
     for file in ("reader/model.safetensors", "retriever/model.safetensors"):
         first, second, third = (load_file(folder / f"step-{n}" / file) for n in (1, 2, 3))
         assert all(torch.equal(first[name], second[name]) for name in first)
