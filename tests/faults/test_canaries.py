@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import pickle
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -49,24 +51,21 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     return WholeRun(tmp_path_factory.mktemp("canaries"))
 
 
-def plant(path: Path, content: bytes, marker: Path) -> None:
+def plant(path: Path, content: bytes) -> None:
     """The file is the canary, and the manifest says that this is right: an attacker's folder."""
     path.write_bytes(content)
-    for folder in path.parents:
-        if folder.name.startswith("step-") or (folder / "passages.arrow").exists():
-            write_manifest(folder)
-            return
-        if (folder / MANIFEST).is_file() and path.name != MANIFEST:
-            revouch(folder, path)
-            return
+    vouching = [folder for folder in path.parents if (folder / MANIFEST).is_file()]
+    if path.name == MANIFEST or not vouching:
+        return
+    if "format" in json.loads((vouching[0] / MANIFEST).read_text()):
+        revouch(vouching[0], path)
+    else:
+        write_manifest(vouching[0])
 
 
 def revouch(folder: Path, path: Path) -> None:
     """Of an index."""
-    import dataclasses
-    import hashlib
-
-    document = dataclasses.asdict(read_manifest(folder))
+    document = asdict(read_manifest(folder))
     about = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     codec = document["codec"] or {"quantiser": {}, "codes": []}
     for entry in (*document["files"], *document["rounded"], *codec["codes"], codec["quantiser"]):
@@ -93,7 +92,7 @@ def test_no_file_of_a_run_is_unpickled(
     for path, kind in tried:
         shutil.rmtree(whole_run.folder)
         shutil.copytree(before, whole_run.folder, symlinks=True)
-        plant(whole_run.folder / path, KINDS[kind](marker), marker)
+        plant(whole_run.folder / path, KINDS[kind](marker))
         names = ("new", "run") if path.parts[0] in ("reader", "retriever") else ("run",)
         for name in names:
             code = in_child(lambda n=name: resume(whole_run, n), tmp_path, output(tmp_path))
