@@ -224,3 +224,23 @@ def test_a_checkpoint_is_loaded_by_any_number_of_workers_however_they_divide_it(
     # Saved beside training, and resumed to the same bits.
     whole, again = saved_state(world, "whole"), saved_state(world, "again")
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "groups"), [({}, 1), ({"shard_grads": True}, 1), ({"shard_optim": True}, 2)]
+)
+def test_shard_optim_alone_clips_the_models_apart(
+    world: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], groups: int
+) -> None:
+    from gazetteer.training import loop
+
+    clip, sizes = loop.clip_gradients, []
+
+    def noted(parameters, *args, **how):
+        sizes.append(len(parameters))
+        return clip(parameters, *args, **how)
+
+    monkeypatch.setattr(loop, "clip_gradients", noted)
+    name = "-".join(["clipped", *flags])
+    run_train(world, name=name, **(TRAINING | {"total_steps": 1} | flags))
+    assert len(sizes) == groups
