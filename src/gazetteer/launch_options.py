@@ -69,12 +69,15 @@ def job_folder(options: Options) -> Path:
 def launch_rules(options: Options) -> Iterator[str]:
     """What is wrong with the flags of a submission, one line each."""
     slurm = options.slurm
-    for declared in flags_of(SlurmOptions):
-        value = getattr(slurm, declared.name)
-        if declared.kind is str and value is not None and not value.isprintable():
-            yield f"--{declared.name} ({value!r}) must be one line of printable characters"
-    if options.launch.launcher != "auto" and "%" in str(job_folder(options)):
-        yield f"--slurm_folder ({job_folder(options)}) must not contain %, which Slurm replaces"
+    is_submitted, folder = options.launch.launcher != "auto", str(job_folder(options))
+    words = {each.name: getattr(slurm, each.name) for each in flags_of(SlurmOptions)}
+    if is_submitted:
+        words |= {"name": options.experiment.name, "slurm_folder": folder}
+    for name, value in words.items():
+        if isinstance(value, str) and not value.isprintable():
+            yield f"--{name} ({value!r}) must be one line of printable characters"
+    if is_submitted and "%" in folder:
+        yield f"--slurm_folder ({folder}) must not contain %, which Slurm replaces"
     if options.launch.launcher == "submitit_local" and slurm.slurm_nodes > 1:
         yield f"--slurm_nodes ({slurm.slurm_nodes}) must be 1 with --launcher submitit_local"
     if 60 * slurm.slurm_time <= slurm.slurm_notice:

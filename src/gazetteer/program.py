@@ -60,8 +60,9 @@ def run_program(
                 sys.stdout.write(lines if ranks.is_main else "")
                 return 0
             code = _done(job, options, ranks)
-        if code == TRY_AGAIN and ranks.is_main:
-            requeue(os.environ)
+            if code == TRY_AGAIN and ranks.is_main:
+                # While the others wait: launchers end what is left when one leaves with 75.
+                requeue(os.environ)
         return code
     except GazetteerError as error:
         is_speaker = speaks_for_machine(os.environ) if ranks is None else ranks.is_main

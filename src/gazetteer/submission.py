@@ -63,7 +63,7 @@ class SubmittedRun:
         if code == TRY_AGAIN and self._may_go_on() and _is_wanted(os.environ):
             signal.raise_signal(getattr(signal, f"SIG{job.USR_SIG}"))
         if job.global_rank == 0:
-            _exit_file(job.paths.folder, job.job_id).write_text(f"{code}\n")
+            _note_exit(_exit_file(job.paths.folder, job.job_id), code)
         sys.exit(code)
 
     def checkpoint(self) -> Any:  # noqa: ANN401 - submitit's DelayedSubmission
@@ -176,8 +176,19 @@ def _parameters(slurm: SlurmOptions, is_local: bool) -> dict[str, Any]:
         "slurm_exclude": slurm.slurm_exclude,
         "slurm_comment": slurm.slurm_comment,
         "slurm_signal_delay_s": slurm.slurm_notice,
+        "slurm_srun_args": _srun_words(slurm),
         "slurm_additional_parameters": {"requeue": True},
     }
+
+
+def _srun_words(slurm: SlurmOptions) -> list[str]:
+    """What submitit's `srun` is told beside what `sbatch` was asked for.
+
+    Whatever the cluster's default: a rank that leaves must not end rank 0, which requeues. And
+    since Slurm 22.05 a step does not inherit the cores of each process.
+    """
+    cores = slurm.slurm_cpus_per_task
+    return ["--kill-on-bad-exit=0", *([f"--cpus-per-task={cores}"] if cores else [])]
 
 
 def _name_ranks(environment: MutableMapping[str, str]) -> None:
@@ -212,6 +223,13 @@ def _is_wanted(environment: Mapping[str, str]) -> bool:
 
 def _exit_file(folder: Path, job_id: str) -> Path:
     return folder / f"{job_id}_exit_code"
+
+
+def _note_exit(path: Path, code: int) -> None:
+    """In one piece: the command that waits may look at any moment."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(f"{code}\n")
+    partial.replace(path)
 
 
 def _wait(job: Any, *, is_local: bool) -> int:  # noqa: ANN401 - submitit's Job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer
 
 from gazetteer.dense.train_dr import build_parser, main, train_words
 from gazetteer.options import Options, parse_options
+from gazetteer.run_lock import LOCK_FILE
 from gazetteer.training import loop
 from tests.support.dense_runs import make_dense_world, training_lines
 from tests.support.runs import close_logs
@@ -69,6 +71,20 @@ def run(world: Path, command: str, *more: object) -> int:
         return main([*words, "--disable_tqdm", *map(str, more)])
     finally:
         close_logs()
+
+
+def test_two_runs_in_one_folder_are_refused(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = world / "out/msmarco/t5_twice"
+    folder.mkdir(parents=True)
+    with (folder / LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code = run(world, STAGE_1.replace("msmarco/t5 ", "msmarco/t5_twice "),
+                   "--collective_timeout_seconds", 1)  # fmt: skip
+    assert code == 2
+    assert "t5_twice: another run of this name is under way" in capsys.readouterr().err
+    assert not (folder / "checkpoint").exists()
 
 
 def test_both_stages_run_as_they_are_written(

@@ -472,6 +472,8 @@ def test_what_cannot_be_asked_of_the_towers(violations):
         ({"slurm_nodes": 2, "launcher": "submitit_local"}, "--slurm_nodes (2) must be 1 with"),
         ({"slurm_time": 1, "slurm_notice": 60}, "--slurm_notice (60) must be below --slurm_time"),
         ({"slurm_folder": "a%j", "launcher": "submitit"}, "--slurm_folder (a%j) must not contain"),
+        ({"slurm_folder": "a\nb", "launcher": "submitit"}, "--slurm_folder ('a\\nb') must be one"),
+        ({"name": "a\ntouch b", "launcher": "submitit", "slurm_folder": "c"}, "--name ('a\\ntouch"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(violations, changes, line):

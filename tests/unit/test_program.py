@@ -1,9 +1,14 @@
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from gazetteer import program
+from gazetteer.errors import TRY_AGAIN
 from gazetteer.program import run_program, speaks_for_machine
+from gazetteer.records import Ranks
 from tests.support.tiny_data import questions, write_jsonl
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
@@ -65,3 +70,23 @@ def test_too_few_processes_are_named_once_and_end_every_rank(
     assert rank or shown.startswith(
         "train.py: error: --refresh_workers (2) must be below 2, the number of processes started:"
     )
+
+
+def test_a_job_is_put_back_into_the_queue_before_any_worker_leaves(
+    monkeypatch, tmp_path: Path
+) -> None:
+    """With `srun --kill-on-bad-exit`, or torchrun inside srun, the first to leave ends rank 0."""
+    events = []
+
+    @contextmanager
+    def group(**_: object) -> Iterator[Ranks]:
+        yield Ranks(world_size=2)
+        events.append("all may leave")
+
+    monkeypatch.setattr(program, "process_group", group)
+    monkeypatch.setattr(program, "requeue", lambda environment: events.append("requeued"))
+    write_jsonl(tmp_path / "train.jsonl", questions(2))
+    words = f"--task qa --reader_model_type t5-small --train_data {tmp_path}/train.jsonl \
+        --passages {tmp_path}/train.jsonl".split()
+    assert run_program("train", lambda options, ranks: TRY_AGAIN, words) == TRY_AGAIN
+    assert events == ["requeued", "all may leave"]

@@ -126,8 +126,12 @@ def test_flags_become_what_submitit_asks_slurm_for() -> None:
         "timeout_min": 60,
         "slurm_mem": "64GB",
         "slurm_signal_delay_s": 120,
+        "slurm_srun_args": ["--kill-on-bad-exit=0"],
         "slurm_additional_parameters": {"requeue": True},
     }
+    # Slurm's steps do not inherit it.
+    asked = submission._parameters(SlurmOptions(slurm_cpus_per_task=3), is_local=False)
+    assert asked["slurm_srun_args"] == ["--kill-on-bad-exit=0", "--cpus-per-task=3"]
     assert SlurmOptions().tasks_per_node == 1
     assert SlurmOptions(slurm_gpus_per_node=8, slurm_tasks_per_node=2).tasks_per_node == 2
 

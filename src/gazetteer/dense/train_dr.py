@@ -26,6 +26,7 @@ from gazetteer.options import OPTIONS_FILE, Options
 from gazetteer.program import run_program, speaks_for_machine
 from gazetteer.records import Ranks
 from gazetteer.retriever.loading import find_source
+from gazetteer.run_lock import LOCK_FILE, only_run
 from gazetteer.training.checkpoint import CheckpointFolder
 
 NEVER = 2**31
@@ -250,7 +251,9 @@ def _notes(parser: SeedParser, values: argparse.Namespace) -> Iterator[str]:
 
 def _require_free(output: Path) -> None:
     """Refuse a folder that holds something else than a run of this command."""
-    if output.is_dir() and any(output.iterdir()) and not (output / OPTIONS_FILE).is_file():
+    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    # A start that was killed leaves its lock.
+    if found - {LOCK_FILE} and OPTIONS_FILE not in found:
         raise OptionError(
             f"--output_dir ({output}) must be empty, or hold a run to go on with; "
             "--overwrite_output_dir puts a new one there"
@@ -284,9 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
 
     def job(options: Options, ranks: Ranks) -> int:
-        if values.overwrite_output_dir:
-            main_first(lambda: _begin_anew(values.output_dir), ranks)
-        return train(options, ranks)
+        with only_run(values.output_dir, ranks, options.launch.collective_timeout_seconds):
+            if values.overwrite_output_dir:
+                main_first(lambda: _begin_anew(values.output_dir), ranks)
+            return train(options, ranks)
 
     if values.local_rank >= 0:
         words += ["--local_rank", str(values.local_rank)]

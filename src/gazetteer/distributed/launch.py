@@ -174,7 +174,7 @@ def process_group(
         yield ranks
         return
     _share_cores(plan.local_world_size)
-    address = _resolve(plan.master)
+    address = _resolve(plan)
     _choose_interface(address, plan.port)
     store = _meet(plan, address, timedelta(seconds=rendezvous_timeout_seconds))
     with in_touch(store, ranks, collective_timeout_seconds):
@@ -234,14 +234,22 @@ def _share_cores(processes: int) -> None:
         torch.set_num_threads(max(1, cores // processes))
 
 
-def _resolve(master: str) -> str:
+def _resolve(plan: LaunchPlan) -> str:
     try:
-        return socket.gethostbyname(master)
+        address = socket.gethostbyname(plan.master)
     except OSError as error:
         raise LaunchError(
-            f"the machine of rank 0, '{master}', cannot be found by name ({error}); "
+            f"the machine of rank 0, '{plan.master}', cannot be found by name ({error}); "
             "set MASTER_ADDR to its address"
         ) from None
+    is_chosen = plan.launcher != "srun" or os.environ.get("MASTER_ADDR")
+    if address.startswith("127.") and plan.local_world_size < plan.world_size and not is_chosen:
+        # As Debian's /etc/hosts has it: the others would wait in vain, each for itself.
+        raise LaunchError(
+            f"the machine of rank 0, '{plan.master}', is {address} here, where other machines "
+            "cannot reach it (/etc/hosts); set MASTER_ADDR to its address"
+        )
+    return address
 
 
 def _choose_interface(address: str, port: int) -> None:
@@ -315,7 +323,8 @@ def _connect(store: dist.Store, ranks: Ranks, timeout: timedelta) -> None:
     except RuntimeError as error:
         _abandon()
         raise LaunchError(
-            f"rank {ranks.rank} could not connect to the others ({_first_line(error)})"
+            f"rank {ranks.rank} could not connect to the others over "
+            f"{os.environ.get('GLOO_SOCKET_IFNAME', 'any network')} ({_first_line(error)})"
         ) from None
 
 

@@ -10,6 +10,7 @@ for as long as a collective may take is given up.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -18,7 +19,8 @@ from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
-from gazetteer.errors import GazetteerError, LaunchError
+from gazetteer.distributed.watch import host_name
+from gazetteer.errors import GazetteerError, LaunchError, PeerLostError
 from gazetteer.records import Ranks
 
 BEAT_SECONDS = 0.2
@@ -42,30 +44,32 @@ class Overseer:
         self._patience = patience_seconds
         self._orders = 0
         self._heard = [_LastHeard() for _ in range(workers)]
-        self._failure: str | None = None
+        self._hosts: dict[int, str] = {}
+        self._failure: LaunchError | None = None
         self._thread = _Repeating(self._listen)
 
     def order(self, text: str) -> None:
         """Give all of them an order; those given before are carried out first.
 
         Raises:
-            LaunchError: the store is gone.
+            PeerLostError: the store is gone.
         """
         try:
             self._store.set(_order_key(self._orders), text)
         except RuntimeError as error:
-            raise LaunchError(f"no order can be given any more ({_first_line(error)})") from None
+            reason = _first_line(error)
+            raise PeerLostError(f"no order can be given any more ({reason})") from None
         self._orders += 1
 
-    def problem(self) -> str | None:
-        """Why no order will be carried out any more, in one line; None while all live."""
+    def problem(self) -> LaunchError | None:
+        """Why no order will be carried out any more; None while all live."""
         if self._failure is not None:
             return self._failure
         for worker, heard in enumerate(self._heard):
             if heard.silent_seconds > self._patience:
-                return (
-                    f"embedding worker {worker} of {self.workers} (--refresh_workers) was not "
-                    f"heard of for {self._patience:.0f} s (--collective_timeout_seconds)"
+                return PeerLostError(
+                    f"{self._name(worker)} was not heard of for {self._patience:.0f} s "
+                    "(--collective_timeout_seconds)"
                 )
         return None
 
@@ -85,15 +89,20 @@ class Overseer:
             self._store.add(TRAINERS, 1)
             for worker, heard in enumerate(self._heard):
                 heard.note(self._store.add(_beat_key(worker), 0))
+                # Later, when it is asked for, the store may not answer.
+                if worker not in self._hosts and self._store.check([_host_key(worker)]):
+                    self._hosts[worker] = self._store.get(_host_key(worker)).decode()
                 if self._store.check([_failure_key(worker)]):
                     reason = self._store.get(_failure_key(worker)).decode()
-                    self._failure = (
-                        f"embedding worker {worker} of {self.workers} (--refresh_workers) "
-                        f"failed: {reason}"
-                    )
+                    self._failure = LaunchError(f"{self._name(worker)} failed: {reason}")
         except RuntimeError as error:
-            self._failure = f"the embedding workers are out of reach ({_first_line(error)})"
+            reason = _first_line(error)
+            self._failure = PeerLostError(f"the embedding workers are out of reach ({reason})")
         return True
+
+    def _name(self, worker: int) -> str:
+        place = f" on {self._hosts[worker]}" if worker in self._hosts else ""
+        return f"embedding worker {worker} of {self.workers}{place} (--refresh_workers)"
 
 
 class Helper:
@@ -114,13 +123,14 @@ class Helper:
         self._heard = _LastHeard()
         self._is_over = False
         self._lost: str | None = None
+        store.set(_host_key(worker), host_name(os.environ))
         self._thread = _Repeating(self._listen)
 
     def next_order(self) -> str | None:
         """Wait for an order; None once the run is over.
 
         Raises:
-            LaunchError: the trainers are gone.
+            PeerLostError: the trainers are gone.
         """
         while not self.is_over():
             with suppress(queue.Empty):
@@ -131,14 +141,14 @@ class Helper:
         """Whether the run has ended.
 
         Raises:
-            LaunchError: the trainers are gone, without a word or without reach.
+            PeerLostError: the trainers are gone, without a word or without reach.
         """
         if self._is_over:
             return True
         if self._lost is None and self._heard.silent_seconds > self._patience:
             self._lost = f"no sign for {self._patience:.0f} s, --collective_timeout_seconds"
         if self._lost is not None:
-            raise LaunchError(
+            raise PeerLostError(
                 f"embedding worker {self._worker}: the trainers are gone ({self._lost})"
             )
         return False
@@ -261,6 +271,10 @@ def _order_key(number: int) -> str:
 
 def _beat_key(worker: int) -> str:
     return f"beat/{worker}"
+
+
+def _host_key(worker: int) -> str:
+    return f"beat_host/{worker}"
 
 
 def _failure_key(worker: int) -> str:

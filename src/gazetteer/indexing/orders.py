@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from gazetteer.distributed.agreement import main_first, raise_together
 from gazetteer.distributed.collectives import all_reduce_max, broadcast_bytes
 from gazetteer.distributed.set_aside import Overseer
-from gazetteer.errors import IndexFileError, LaunchError
+from gazetteer.errors import IndexFileError
 from gazetteer.index import EncoderIdentity, IndexIdentity
 from gazetteer.indexing.chunks import ENCODER_FOLDER, ChunkFolder, pieces, uncovered
 from gazetteer.indexing.identity import version_key
@@ -160,7 +160,7 @@ class OrderedVersion:
         Collective: every trainer must call this; one small collective.
 
         Raises:
-            LaunchError: a process set aside is lost; on every rank.
+            LaunchError: a process set aside has failed, or is lost (PeerLostError); on every rank.
         """
         problem = None
         if self._ranks.is_main:
@@ -171,7 +171,7 @@ class OrderedVersion:
         state = 2 if problem else int(self._ranks.is_main and not self._awaited)
         state = int(all_reduce_max(torch.tensor([state], device=self._ranks.device)).item())
         if state == 2:
-            raise_together(LaunchError(problem) if problem else None, self._ranks)
+            raise_together(problem, self._ranks)
         return state == 1
 
     def read(self, rows: range, out: Float[Tensor, "row dim"]) -> None:

@@ -195,6 +195,23 @@ def test_a_name_that_does_not_resolve_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("clean_environment")
+def test_a_machine_that_finds_itself_on_its_loopback_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As Debian's /etc/hosts has the machine's own name; others never reach it there.
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "127.0.1.1")
+    for name, value in recorded("srun_even.0").items():
+        if name.startswith("SLURM"):
+            monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match=r"'n1', is 127\.0\.1\.1 here.*set MASTER_ADDR"):
+        process_group().__enter__()
+    # Not where somebody chose it.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.1.1")
+    with pytest.raises(LaunchError, match=r"^only 1 of 4 ranks came to 127\.0\.1\.1"):
+        process_group(rendezvous_timeout_seconds=1).__enter__()
+
+
+@pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize(
     ("rank", "message"),
     [

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from gazetteer.distributed import set_aside
 from gazetteer.distributed.set_aside import Helper, Overseer, current_overseer, in_touch
-from gazetteer.errors import IndexFileError, LaunchError
+from gazetteer.errors import TRY_AGAIN, IndexFileError, PeerLostError
 from gazetteer.records import Ranks
 
 
@@ -21,6 +21,7 @@ from gazetteer.records import Ranks
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(set_aside, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(set_aside, "GOODBYE_SECONDS", 1.0)
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
 
 
 @contextmanager
@@ -73,9 +74,9 @@ def test_a_process_that_fails_says_why() -> None:
     with ends() as (overseer, helpers):
         helpers[1].fail("no memory")
         assert eventually(lambda: overseer.problem() is not None)
-        assert overseer.problem() == (
-            "embedding worker 1 of 2 (--refresh_workers) failed: no memory"
-        )
+        problem = overseer.problem()
+        assert str(problem) == "embedding worker 1 of 2 on n7 (--refresh_workers) failed: no memory"
+        assert problem is not None and problem.exit_code == 2
 
 
 def test_a_process_that_falls_silent_is_given_up() -> None:
@@ -84,15 +85,15 @@ def test_a_process_that_falls_silent_is_given_up() -> None:
         assert overseer.problem() is None  # Both are heard of all the time.
         helpers[0].close()
         assert eventually(lambda: overseer.problem() is not None)
-        assert "embedding worker 0 of 2 (--refresh_workers) was not heard of" in str(
-            overseer.problem()
-        )
+        problem = overseer.problem()
+        assert "embedding worker 0 of 2 on n7 (--refresh_workers) was not" in str(problem)
+        assert problem is not None and problem.exit_code == TRY_AGAIN
 
 
 def test_trainers_that_fall_silent_are_given_up() -> None:
     with ends(patience=0.5) as (overseer, helpers):
         overseer._thread.stop()
-        with pytest.raises(LaunchError, match="embedding worker 1: the trainers are gone"):
+        with pytest.raises(PeerLostError, match="embedding worker 1: the trainers are gone"):
             helpers[1].next_order()
 
 
@@ -107,7 +108,7 @@ def test_a_store_that_goes_with_rank_0_ends_the_waiting() -> None:
     helper = Helper(open_store(served.port, is_master=False), 0, patience_seconds=60)
     assert not helper.is_over()
     del served
-    with pytest.raises(LaunchError, match="the trainers are gone"):
+    with pytest.raises(PeerLostError, match="the trainers are gone"):
         helper.next_order()
     helper.close()
 
