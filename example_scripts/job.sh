@@ -11,6 +11,8 @@
 # The workers end each other; srun's --kill-on-bad-exit would hide their exit codes.
 set -u
 RESTARTS=${RESTARTS:-100}
+# Since Slurm 22.05 a step does not inherit the cores of each process.
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 srun "${PYTHON:-python}" "$@"
 code=$?
 echo "job.sh: start ${SLURM_RESTART_COUNT:-0} left with $code"

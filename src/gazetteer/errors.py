@@ -57,6 +57,12 @@ class PeerLostError(LaunchError):
     exit_code = TRY_AGAIN
 
 
+class PeerFailedError(LaunchError):
+    """A mistake of ours on another worker, which shows its traceback; the message names it."""
+
+    exit_code = 1
+
+
 class TrainingDivergedError(GazetteerError):
     """Too many non-finite steps in a row."""
 

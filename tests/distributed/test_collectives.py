@@ -222,8 +222,8 @@ def test_no_rank_is_left_waiting_for_one_that_failed(seen: list[dict]) -> None:
     last = len(seen) - 1
     for number, rank in enumerate(seen):
         foreign = ("ZeroDivisionError", "oops")
-        told = ("LaunchError", "rank 0: ZeroDivisionError: oops")
-        odd = ("LaunchError", f"rank {last}: ValueError: odd")
+        told = ("PeerFailedError", "rank 0 failed: ZeroDivisionError: oops")
+        odd = ("PeerFailedError", f"rank {last} failed: ValueError: odd")
         assert rank["errors"] == [
             ("", ""),
             ("DataError", "a.jsonl:3: no 'text'"),

@@ -249,3 +249,36 @@ def test_submit_runs_a_program_and_tells_of_its_failure(tmp_path: Path) -> None:
     refused = subprocess.run([*submit, str(out)], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "others can write there" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "is_requeued"),
+    [
+        (0, 0, False),
+        (1, 0, False),
+        (2, 0, False),
+        (3, 0, False),
+        (75, 0, True),
+        (137, 0, True),
+        # SIGUSR2, as at a pre-emption, before the program has its own handler of it.
+        (140, 0, True),
+        (143, 0, True),
+        (75, 2, False),
+    ],
+)
+def test_the_job_script_requeues_what_can_go_on(
+    tmp_path: Path, code: int, restarts: int, is_requeued: bool
+) -> None:
+    for name, does in (("srun", f"exit {code}"), ("scontrol", 'echo "scontrol $*"')):
+        stub = tmp_path / name
+        stub.write_text(f"#!/bin/sh\n{does}\n")
+        stub.chmod(0o755)
+    settings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "16", "RESTARTS": "2"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "example_scripts" / "job.sh"), "train.py"],
+        env=settings | {"SLURM_RESTART_COUNT": str(restarts)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("scontrol requeue 16" in done.stdout) is is_requeued

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from gazetteer import errors
 from gazetteer.distributed.collectives import broadcast_bytes, gather_bytes
-from gazetteer.errors import GazetteerError, LaunchError
+from gazetteer.errors import DiskError, GazetteerError, LaunchError, PeerFailedError
+from gazetteer.files import disk_problem
 from gazetteer.records import Ranks
 
 Built = TypeVar("Built")
@@ -26,8 +27,9 @@ def main_first(function: Callable[[], object], ranks: Ranks, *, per_node: bool =
         per_node: run once on every machine.
 
     Raises:
-        GazetteerError: what the function raised, on every rank. Errors that are no
-            GazetteerError arrive elsewhere as LaunchError, and as themselves where they happened.
+        GazetteerError: what the function raised, on every rank. What a disk does not do arrives
+            elsewhere as DiskError, any other error as PeerFailedError; where they happened, they
+            are themselves.
     """
     problem: Exception | None = None
     if ranks.local_rank == 0 if per_node else ranks.is_main:
@@ -97,9 +99,13 @@ def raise_together(problem: Exception | None, ranks: Ranks) -> None:
 def _describe(problem: Exception | None, rank: int) -> bytes:
     if problem is None:
         return b""
-    is_ours = isinstance(problem, GazetteerError)
-    message = str(problem) if is_ours else f"rank {rank}: {type(problem).__name__}: {problem}"
-    return json.dumps([type(problem).__name__ if is_ours else "LaunchError", message]).encode()
+    if isinstance(problem, GazetteerError):
+        return json.dumps([type(problem).__name__, str(problem)]).encode()
+    on_disk = disk_problem(problem)
+    if on_disk is not None:
+        return json.dumps([DiskError.__name__, on_disk]).encode()
+    message = f"rank {rank} failed: {type(problem).__name__}: {problem}"
+    return json.dumps([PeerFailedError.__name__, message]).encode()
 
 
 def _revive(verdict: bytes) -> GazetteerError:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from gazetteer import errors
@@ -10,7 +12,13 @@ from gazetteer.distributed.agreement import (
     main_first,
     raise_together,
 )
-from gazetteer.errors import DataError, GazetteerError, LaunchError
+from gazetteer.errors import (
+    DataError,
+    DiskError,
+    GazetteerError,
+    LaunchError,
+    PeerFailedError,
+)
 from gazetteer.records import Ranks
 
 KINDS = [
@@ -53,10 +61,18 @@ def test_our_errors_travel_with_class_message_and_exit_code(kind: type[Gazetteer
     assert arrived.is_shared
 
 
-def test_other_errors_travel_as_launch_errors_that_name_the_rank() -> None:
+def test_mistakes_of_ours_travel_with_their_rank_and_exit_code() -> None:
+    """srun leaves with the highest code of all: peers must not make bad input (2) of it."""
     arrived = _revive(_describe(ZeroDivisionError("division by zero"), rank=2))
-    assert type(arrived) is LaunchError
-    assert str(arrived) == "rank 2: ZeroDivisionError: division by zero"
+    assert type(arrived) is PeerFailedError and arrived.exit_code == 1
+    assert str(arrived) == "rank 2 failed: ZeroDivisionError: division by zero"
+
+
+def test_what_a_disk_does_not_do_is_a_line_for_all() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/x/run.log")
+    arrived = _revive(_describe(full, rank=0))
+    assert type(arrived) is DiskError
+    assert str(arrived) == "/x/run.log: No space left on device"
 
 
 @pytest.mark.parametrize("name", ["KeyboardInterrupt", "annotations", "require_positive", "os"])

@@ -21,12 +21,12 @@ class Given:
     def __init__(self, workers: int = 2) -> None:
         self.workers = workers
         self.texts: list[str] = []
-        self.trouble: str | None = None
+        self.trouble: LaunchError | None = None
 
     def order(self, text: str) -> None:
         self.texts.append(text)
 
-    def problem(self) -> str | None:
+    def problem(self) -> LaunchError | None:
         return self.trouble
 
 
@@ -104,7 +104,7 @@ def test_an_order_given_again_asks_for_what_is_missing(
 def test_a_lost_process_ends_the_waiting(world: World, tmp_path: Path) -> None:
     given = Given()
     version = ordered(world, tmp_path, given)
-    given.trouble = "embedding worker 1 of 2 failed: no memory"
+    given.trouble = LaunchError("embedding worker 1 of 2 failed: no memory")
     with pytest.raises(LaunchError, match="embedding worker 1 of 2 failed: no memory"):
         version.has_come()
 
