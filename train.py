@@ -2,6 +2,7 @@
 
 import sys
 
+from gazetteer.dense.step_on_meta import measure_training
 from gazetteer.dense.training import train as train_dense
 from gazetteer.dense.warm_up import train as train_scorer
 from gazetteer.options import Options
@@ -23,7 +24,7 @@ def job(options: Options, ranks: Ranks) -> int:
 
 def main() -> int:
     """Parse, launch, train."""
-    return run_program("train", job)
+    return run_program("train", job, measure=measure_training)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def build_compressor(
         OptionError: a flag asks for something else than the checkpoint holds, or than the reader
             can do with.
     """
-    folder = _saved_folder(options, checkpoint)
+    folder = saved_folder(options, checkpoint)
     settings = settle(options, folder)
     if settings is None:
         return None
@@ -71,7 +71,7 @@ def build_compressor(
         )
     else:
         made, tokenizer = _new(options, ranks, settings, reader, reader_tokenizer)
-    _require_fit(options, settings, made)
+    require_fit(options, settings, made)
     if options.optimisation.use_gradient_checkpoint_reader and not made.is_shared:
         enable_gradient_checkpointing(made.backbone)  # type: ignore[arg-type]
     for line in describe(settings):
@@ -81,7 +81,7 @@ def build_compressor(
     return made.to(ranks.device), tokenizer
 
 
-def _saved_folder(options: Options, checkpoint: Path | None) -> Path | None:
+def saved_folder(options: Options, checkpoint: Path | None) -> Path | None:
     """The compressor of a checkpoint, if it has one that flags do not switch off."""
     folder = checkpoint / COMPRESSOR_FOLDER if checkpoint else None
     is_used = folder is not None and folder.is_dir() and options.compressor.compressor != "none"
@@ -116,7 +116,7 @@ def count_weights(
     Raises:
         CheckpointError, OptionError: as `build_compressor` does.
     """
-    folder = _saved_folder(options, checkpoint)
+    folder = saved_folder(options, checkpoint)
     settings = settle(options, folder)
     if settings is None:
         return None
@@ -256,7 +256,7 @@ def _require_question(options: Options, settings: CompressorSettings, reader: Re
         )
 
 
-def _require_fit(options: Options, settings: CompressorSettings, made: Compressor) -> None:
+def require_fit(options: Options, settings: CompressorSettings, made: Compressor) -> None:
     """Refuse what the backbone is not: longer than its positions, or of other layers."""
     config: Any = made.backbone.config
     longest, learned = positions(config), settings.learned_tokens

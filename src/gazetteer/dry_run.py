@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gazetteer.build_search import REFRESH_FOLDER, codec_settings
@@ -24,16 +24,24 @@ from gazetteer.index.codec import Codec, plan_codec
 from gazetteer.index.faiss_codec import load_faiss
 from gazetteer.ir.lines import ON_BAD
 from gazetteer.ir.training_formats import read_training_lines
-from gazetteer.memory_estimate import MemoryEstimate
+from gazetteer.memory_estimate import MemoryEstimate, RunMemory
 from gazetteer.options import Options
 from gazetteer.records import Ranks
+from gazetteer.step_on_meta import measure_reading
 from gazetteer.task_names import DENSE
 
 PROBED_LINES = 1000
+Measure = Callable[[Options, Ranks], RunMemory]
+"""Finds what models and step of a run need: `measure_reading`, or for any task that of dense/."""
 
 
-def plan(options: Options, ranks: Ranks) -> Iterator[str]:
+def plan(options: Options, ranks: Ranks, measure: Measure = measure_reading) -> Iterator[str]:
     """Check paths, formats, models and ports, and describe the run line by line.
+
+    Args:
+        options: of the run.
+        ranks: this process among its peers.
+        measure: says what models and step need of memory.
 
     Raises:
         GazetteerError: what would stop the run.
@@ -60,7 +68,7 @@ def plan(options: Options, ranks: Ranks) -> Iterator[str]:
     for name, size in models.items():
         if size is not None:
             yield f"{name}: {size.weights / 1e6:.1f} M weights"
-    yield from _needs(options, ranks, passages, models)
+    yield from _needs(options, ranks, passages, retriever, measure)
 
 
 def _check_port(options: Options, ranks: Ranks) -> None:
@@ -160,12 +168,12 @@ def _needs(
     options: Options,
     ranks: Ranks,
     passages: int | None,
-    models: Mapping[str, ModelSize | None],
+    retriever: ModelSize | None,
+    measure: Measure,
 ) -> Iterator[str]:
     """Memory of one worker, and disk."""
-    retriever = models["retriever"]
     index_bytes = in_memory = 0
-    if passages is not None and retriever is not None:
+    if passages is not None and retriever is not None and _has_index(options):
         codec = _codec(options, passages, retriever.dim)
         in_memory = index_memory(options, ranks, passages, retriever.dim, codec)
         index_bytes = passages * retriever.dim * 4
@@ -176,30 +184,31 @@ def _needs(
             # What is saved is vectors, and codes if there are any.
             index_bytes += passages * codec.row_bytes
         yield f"index: {in_memory / GIB:.2f} GiB per worker in memory"
-    yield from memory_lines(options, ranks, models, in_memory)
+    yield from memory_lines(options, ranks, measure(options, ranks), in_memory)
     yield from _disk(options, index_bytes)
     if ranks.set_aside and passages is not None and retriever is not None:
         yield _refresh_disk(options, passages, retriever)
 
 
-def run_memory(options: Options, ranks: Ranks) -> MemoryEstimate:
+def _has_index(options: Options) -> bool:
+    """Whether passages are searched; a dense run may only have its lines name them."""
+    trains_dense = options.task.task == DENSE and bool(options.data.train_data)
+    return not trains_dense or options.mining.mine_negatives > 0
+
+
+def run_memory(
+    options: Options, ranks: Ranks, measure: Measure = measure_reading
+) -> MemoryEstimate:
     """What `plan` says of memory, as numbers.
 
     Raises:
         GazetteerError: as `plan` does.
     """
-    reader, retriever, compressor = model_sizes(options)
-    models = {
-        "reader": reader,
-        "retriever": retriever,
-        "compressor": compressor,
-        "teacher": teacher_size(options),
-    }
-    passages, index = _passages(options), 0
-    if passages is not None and retriever is not None:
+    retriever, passages, index = model_sizes(options)[1], _passages(options), 0
+    if passages is not None and retriever is not None and _has_index(options):
         codec = _codec(options, passages, retriever.dim)
         index = index_memory(options, ranks, passages, retriever.dim, codec)
-    return estimate_memory(options, ranks, models, index)[0]
+    return estimate_memory(options, ranks, measure(options, ranks), index)
 
 
 def _refresh_disk(options: Options, passages: int, retriever: ModelSize) -> str:

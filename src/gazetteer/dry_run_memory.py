@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 
-from gazetteer import build
-from gazetteer.dry_run_models import (
-    ModelSize,
-    reader_config,
-    reader_source,
-    retriever_source,
-)
 from gazetteer.index import shard_range
 from gazetteer.index.codec import Codec
 from gazetteer.index.flat import FEWEST_ROWS
 from gazetteer.index.rounded_rows import has_first_pass
 from gazetteer.memory_estimate import (
     MemoryEstimate,
-    ModelMemory,
+    RunMemory,
     Sharding,
-    StepMemory,
     estimate,
     flat_index,
 )
 from gazetteer.options import Options
 from gazetteer.records import Ranks
 from gazetteer.sharding_options import shards
-from gazetteer.step_on_meta import build_on_meta, measure_step
 from gazetteer.task_names import DENSE
 
 GIB = 2**30
-BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def index_memory(
@@ -54,11 +44,9 @@ def index_memory(
     )
 
 
-def memory_lines(
-    options: Options, ranks: Ranks, models: Mapping[str, ModelSize | None], index: int
-) -> Iterator[str]:
+def memory_lines(options: Options, ranks: Ranks, measured: RunMemory, index: int) -> Iterator[str]:
     """What one worker needs at its largest moment, and what that is made of."""
-    found, is_whole = estimate_memory(options, ranks, models, index)
+    found = estimate_memory(options, ranks, measured, index)
     parts = {
         "weights": found.weights,
         "their copies": found.copies,
@@ -68,25 +56,20 @@ def memory_lines(
         "activations": found.activations,
     }
     named = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size)
-    aside = "" if is_whole else ", activations aside"
     room = f"{found.peak / GIB:.2f} GiB of {_memory(ranks):.1f} GiB"
-    yield f"memory per worker{aside}: {room} ({named})"
+    yield f"memory per worker: {room} ({named})"
 
 
 def estimate_memory(
-    options: Options, ranks: Ranks, models: Mapping[str, ModelSize | None], index: int
-) -> tuple[MemoryEstimate, bool]:
+    options: Options, ranks: Ranks, measured: RunMemory, index: int
+) -> MemoryEstimate:
     """Memory of one worker.
 
     Args:
         options: of the run.
         ranks: this process among its peers.
-        models: what was found of each by name; None where the run does without.
+        measured: models and step.
         index: bytes of this worker's rows.
-
-    Returns:
-        The estimate, and whether activations are in it: those of a compressor, of a teacher, and
-        of `--task dense` are not.
     """
     workers, optimisation = ranks.world_size, options.optimisation
     spread = workers if shards(options) else 1
@@ -97,62 +80,20 @@ def estimate_memory(
         gradients=1 if keeps_all else spread,
         weights=workers if options.sharding.shard_params else 1,
     )
-    is_usual = models["compressor"] is None and models["teacher"] is None
-    is_usual = is_usual and options.task.task != DENSE
-    if is_usual:
-        held, step = _on_meta(options, ranks, models)
-    else:
-        held, step = _counted(options, models), StepMemory()
-    found = estimate(
-        held,
+    return estimate(
+        measured.models,
         index=index,
-        step=step,
+        step=measured.step,
         sharding=sharding,
         keeps_gradients=workers > 1 or _accumulates(options, workers),
     )
-    return found, is_usual
-
-
-def _on_meta(
-    options: Options, ranks: Ranks, models: Mapping[str, ModelSize | None]
-) -> tuple[list[ModelMemory], StepMemory]:
-    checkpoint = build.model_folder(options)
-    config = None
-    if models["reader"] is not None:
-        atlas = build.open_atlas(options, checkpoint)
-        config = reader_config(reader_source(options, checkpoint, atlas))
-    retriever = None if models["retriever"] is None else retriever_source(options, checkpoint)
-    on_meta = build_on_meta(options, ranks, config, retriever)
-    held = on_meta.memory(index_keeps_encoder=bool(options.data.train_data))
-    return held, measure_step(options, ranks, on_meta)
-
-
-def _counted(options: Options, models: Mapping[str, ModelSize | None]) -> list[ModelMemory]:
-    """Models by their number of weights alone, all of which are taken to learn if any does."""
-    trains = bool(options.data.train_data)
-    learns = {
-        "reader": trains,
-        "compressor": trains,
-        "retriever": trains and options.retriever.train_retriever,
-        "teacher": options.lead.train_teacher,
-    }
-    size = BYTES_PER_WEIGHT[options.optimisation.precision]
-    return [
-        ModelMemory(
-            weights=model.weights * size,
-            trained=model.weights if learns[name] else 0,
-            is_half=size < 4,
-            is_cut=name == "reader",
-        )
-        for name, model in models.items()
-        if model is not None
-    ]
 
 
 def _accumulates(options: Options, workers: int) -> bool:
     """Whether an update has several backward passes."""
     at_once, size = workers * options.data.per_gpu_batch_size, options.data.global_batch_size
-    return options.optimisation.accumulation_steps > 1 or (size or 0) > at_once
+    is_cut = options.task.task != DENSE and (size or 0) > at_once
+    return is_cut or options.optimisation.accumulation_steps > 1
 
 
 def _is_refreshed(options: Options) -> bool:

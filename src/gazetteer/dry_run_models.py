@@ -57,10 +57,11 @@ def model_sizes(options: Options) -> tuple[ModelSize | None, ModelSize | None, M
         reader = _reader_size(source, config, atlas)
         counted = count_weights(options, checkpoint, config)
         if counted is not None:
-            for part in FILES:
-                _check_files(
-                    Path(options.compressor.compressor_model_path or ""), "compressor", part=part
-                )
+            if options.compressor.compressor_model_path is not None:
+                for part in FILES:
+                    _check_files(
+                        Path(options.compressor.compressor_model_path), "compressor", part=part
+                    )
             compressor = ModelSize(counted, reader.dim)
     if not options.data.use_file_passages:
         retriever = _retriever_size(retriever_source(options, checkpoint), options, atlas)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
+_INDEX = torch.ops.aten.index.Tensor
 _Shape = tuple[torch.Size, tuple[int, ...], torch.dtype]
 
 
@@ -26,7 +27,7 @@ class LiveTensors(TorchDispatchMode):
     """Counts the bytes of living tensors while it is entered.
 
     Where the computation asks a tensor without contents for a number it is told 1 or True, as a
-    mask says where no text is padded.
+    mask says where no text is padded; and where a mask chooses, it chooses everything.
 
     Args:
         held: modules whose weights are there before and are not counted. Gradients that their
@@ -71,6 +72,8 @@ class LiveTensors(TorchDispatchMode):
         """Carry out one operation and count what it makes."""
         if func is _ITEM and args[0].device.type == "meta":
             return True if args[0].dtype == torch.bool else 1
+        if func is _INDEX:
+            args = (args[0], [place for each in args[1] for place in _places(each)])
         made = self._carry_out(func, args, dict(kwargs or {}))
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
@@ -162,6 +165,14 @@ def _fused_dropout(
     if not training or p == 0 or inplace:
         return states
     return torch.native_dropout(states, p, True)[0]
+
+
+def _places(index: Tensor | None) -> list[Tensor | None]:
+    """A mask without contents as the places it would choose: all, one row for each dimension."""
+    if index is None or index.device.type != "meta" or index.dtype != torch.bool:
+        return [index]
+    chosen = torch.empty(index.dim(), index.numel(), dtype=torch.int64, device="meta")
+    return list(chosen)
 
 
 def _key_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401

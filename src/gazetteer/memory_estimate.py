@@ -80,6 +80,19 @@ class StepMemory:
     embedding: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """What is found of a run without computing anything.
+
+    Attributes:
+        models: all that it holds.
+        step: what its step needs beside them.
+    """
+
+    models: Sequence[ModelMemory]
+    step: StepMemory
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
     """Memory of one worker.
@@ -165,6 +178,13 @@ def flat_index(rows: int, dim: int, dtype: str, *, has_first_pass: bool, is_mapp
 def extended(first: int, second: int, count: int) -> int:
     """The `count`-th of numbers that grow by the same step each, from the first two."""
     return first + (count - 1) * (second - first)
+
+
+def extended_square(values: Sequence[int], place: float) -> int:
+    """A parabola through the values at 1, 2 and 3, at another place."""
+    first, second, third = values
+    step, bend = second - first, third - 2 * second + first
+    return round(first + (place - 1) * step + (place - 1) * (place - 2) / 2 * bend)
 
 
 def _share(size: int, workers: int) -> int:

@@ -10,12 +10,13 @@ from contextlib import redirect_stderr, redirect_stdout
 
 from gazetteer.distributed.launch import process_group
 from gazetteer.distributed.requeue import requeue
-from gazetteer.dry_run import plan
+from gazetteer.dry_run import Measure, plan
 from gazetteer.errors import TRY_AGAIN, DiskError, GazetteerError, OptionError
 from gazetteer.files import disk_problem
 from gazetteer.option_rules import Program
 from gazetteer.options import Options, parse_options
 from gazetteer.records import Ranks
+from gazetteer.step_on_meta import measure_reading
 from gazetteer.submission import submit
 
 
@@ -23,6 +24,8 @@ def run_program(
     program: Program,
     job: Callable[[Options, Ranks], int],
     arguments: Sequence[str] | None = None,
+    *,
+    measure: Measure = measure_reading,
 ) -> int:
     """Run a job on every rank.
 
@@ -30,6 +33,7 @@ def run_program(
         program: whose flags these are.
         job: what is done with them.
         arguments: the command line; None = that of this process.
+        measure: says what the job's models need of memory, for `--dry_run`.
 
     Returns:
         The exit code: the job's own, or an error's (2 for bad input), after its message. Of an
@@ -56,7 +60,7 @@ def run_program(
             if options.launch.dry_run and ranks.is_set_aside:
                 return 0
             if options.launch.dry_run:
-                lines = "".join(f"{line}\n" for line in plan(options, ranks))
+                lines = "".join(f"{line}\n" for line in plan(options, ranks, measure))
                 sys.stdout.write(lines if ranks.is_main else "")
                 return 0
             code = _done(job, options, ranks)

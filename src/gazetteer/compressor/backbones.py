@@ -60,15 +60,27 @@ def shortened(config: Any, layers: int | None) -> Any:  # noqa: ANN401 - each ty
     return changed
 
 
-def encoder_on_meta(config: Any) -> PreTrainedModel:  # noqa: ANN401
-    """A model without weights, to count them.
+def encoder_on_meta(
+    config: Any,  # noqa: ANN401
+    *,
+    dropout: float | None = None,
+    attention: str = "eager",
+) -> PreTrainedModel:
+    """A model without weights: to count, to measure.
+
+    Args:
+        config: of any encoder; changed where there is a dropout.
+        dropout: as `load_backbone` takes it; None leaves the model's own.
+        attention: likewise.
 
     Raises:
         ValueError: a config of something that encodes nothing.
     """
     kind = _encoder_class(config)
+    if dropout is not None:
+        set_dropout(config, dropout)
     with torch.device("meta"):
-        return kind(config, **unused_layers(kind))
+        return kind._from_config(config, attn_implementation=attention, **unused_layers(kind))
 
 
 def own_encoder(model: PreTrainedModel) -> PreTrainedModel:

@@ -54,13 +54,15 @@ def make_compressor(
     """
     width: int = backbone.config.hidden_size  # type: ignore[union-attr, assignment]
     embeddings = backbone.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+    # Without contents there is nothing to measure.
+    scale = 1.0 if embeddings.is_meta else float(embeddings.detach().float().std())
     maps = settings.kind == "encoder" or width != reader_width
     made = Compressor(
         backbone,
         settings,
         mapping=new_mapping(width, reader_width) if maps else nn.Identity(),
         is_shared=settings.kind == "pool",
-        learned_scale=float(embeddings.detach().float().std()),
+        learned_scale=scale,
         max_padded_tokens=max_padded_tokens,
     )
     return made.to(dtype)

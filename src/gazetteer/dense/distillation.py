@@ -108,6 +108,16 @@ def open_model(options: Options, ranks: Ranks, kind: str, name: str) -> Tokenise
     Raises:
         GazetteerError: it cannot be loaded.
     """
+    found = read_model(options, ranks, kind, name)
+    return TokenisedModel(found.model.to(ranks.device), found.tokenizer)
+
+
+def read_model(options: Options, ranks: Ranks, kind: str, name: str) -> TokenisedModel:
+    """The same on the CPU, ready for this rank's device.
+
+    Raises:
+        GazetteerError: it cannot be loaded.
+    """
     common: dict[str, Any] = {
         "dropout": options.optimisation.dropout,
         "attention": "eager" if ranks.device.type == "cpu" else "sdpa",
@@ -125,7 +135,7 @@ def open_model(options: Options, ranks: Ranks, kind: str, name: str) -> Tokenise
     else:
         retriever, tokenizer = _open_dual(options, name, dtype, batch, common)
         model = DualLayers(retriever)
-    return TokenisedModel(model.to(dtype).to(ranks.device), tokenizer)
+    return TokenisedModel(model.to(dtype), tokenizer)
 
 
 def _open_dual(
@@ -174,7 +184,7 @@ def build_lead_step(
     options: Options,
     ranks: Ranks,
     retriever: DualEncoder,
-    teacher: TokenisedModel,
+    teacher: LayeredModel,
     position: Position,
 ) -> nn.Module:
     """LEAD's step, with both models replicated.
@@ -186,7 +196,7 @@ def build_lead_step(
     """
     lead, dense = options.lead, options.dense
     student = DualLayers(retriever)
-    models = StudentAndTeacher(student, teacher.model, teacher_learns=lead.train_teacher)
+    models = StudentAndTeacher(student, teacher, teacher_learns=lead.train_teacher)
     return LeadStep(
         replicate(models.to(ranks.device), ranks),
         LeadLesson(
@@ -196,10 +206,9 @@ def build_lead_step(
             teacher_learns=lead.train_teacher,
         ),
         build.build_chooser(
-            options, "distill_layer_num", lead.distill_layer_num, student.layers,
-            teacher.model.layers,
+            options, "distill_layer_num", lead.distill_layer_num, student.layers, teacher.layers,
         ),
         passages=dense.train_n_passages,
-        reads_pairs=teacher.model.reads_pairs,
+        reads_pairs=teacher.reads_pairs,
         steps_done=lambda: position.micro_batches,
     )  # fmt: skip

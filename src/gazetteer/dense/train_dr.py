@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from gazetteer.dense.commands import SeedParser, positive
 from gazetteer.dense.model_flags import POOLINGS, way_of
+from gazetteer.dense.step_on_meta import measure_training
 from gazetteer.dense.training import train
 from gazetteer.distributed.agreement import main_first
 from gazetteer.errors import GazetteerError, OptionError
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if values.local_rank >= 0:
         words += ["--local_rank", str(values.local_rank)]
-    return run_program("train", job, words)
+    return run_program("train", job, words, measure=measure_training)
 
 
 if __name__ == "__main__":

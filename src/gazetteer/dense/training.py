@@ -127,7 +127,7 @@ def build_training(
     if teacher is None:
         step: nn.Module = DenseStep(replicate(towers, ranks), lesson, build_chunks(options))
     else:
-        step = build_lead_step(options, ranks, retriever, teacher, state.position)
+        step = build_lead_step(options, ranks, retriever, teacher.model, state.position)
     batches = _training_batches(options, data, tokenizer, teaching)
     retrieving, miner = build_mining(options, ranks, models, data.passages, batches)
     export = options.dense.export_path
