@@ -16,6 +16,7 @@ from torch import nn
 from gazetteer import build
 from gazetteer.compressor import CompressorLesson
 from gazetteer.data.templates import PassageTemplate
+from gazetteer.distributed.collectives import apart
 from gazetteer.indexing.embedding import CHUNK_ROWS
 from gazetteer.live_tensors import FusedOnGpu, LiveTensors
 from gazetteer.memory_estimate import RunMemory, StepMemory, extended
@@ -100,7 +101,7 @@ def peak_of(
     """Peak of a step forward and backward: with gradients of weights, and without them."""
     step.train()
     step.zero_grad(set_to_none=True)
-    with as_on(ranks), LiveTensors([step]) as live:
+    with apart(), as_on(ranks), LiveTensors([step]) as live:
         loss, _ = step(batch, train_retriever)
         if loss.requires_grad:
             loss.backward()

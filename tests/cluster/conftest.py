@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.runs import whole_job
+from tests.cluster.slurm_cluster import Cluster, why_not
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import make_world
 
@@ -19,6 +21,20 @@ def report(fault_row):
         fault_row("cluster", 1, 0, f"{case}: {outcome} ({seconds:.1f} s)")
 
     return add
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Slurm of two nodes, all of this machine's."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
 
 
 @pytest.fixture(scope="session")

@@ -8,32 +8,19 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.runs import SETTINGS, require_equal, whole_job
-from tests.cluster.slurm_cluster import Cluster, why_not
+from tests.cluster.slurm_cluster import Cluster
 from tests.support.ranks import run_on_ranks
 from tests.support.runs import words_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    made = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        made.up()
-        yield made
-    finally:
-        made.down()
 
 
 class Job:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from gazetteer.dense.step_on_meta import measure_training
 from gazetteer.dry_run import plan
 from gazetteer.errors import DataError, OptionError
 from gazetteer.options import parse_options
@@ -242,6 +243,6 @@ def test_what_has_no_effect_is_said(world: Path) -> None:
 
 
 def test_a_dry_run_counts_lines(world: Path) -> None:
-    said = list(plan(dense_options_of(world), Ranks()))
+    said = list(plan(dense_options_of(world), Ranks(), measure_training))
     assert "--train_data: 20 examples" in said
     assert not any(line.startswith("reader") for line in said)

@@ -11,10 +11,10 @@ import pytest
 
 from gazetteer.embed_shards import Task, main
 from gazetteer.errors import OptionError
-from gazetteer.files import STAMP
 from gazetteer.index import read_manifest
 from gazetteer.indexing import embedding
 from tests.support.runs import make_world, run_evaluate
+from tests.support.saved_indexes import content
 from tests.support.tiny_data import passages, write_jsonl
 from tests.support.tiny_models import save_tiny_retriever
 
@@ -39,12 +39,6 @@ def embed(world: Path, output: Path, *words: str, retriever: Path | None = None)
             *("--text_maxlength", "64", "--cache_dir", str(output.parent / "cache"), *words),
         ]
     )
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file but the notes about when files were looked at."""
-    files = (path for path in folder.rglob("*") if path.is_file() and STAMP not in path.name)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_tasks_in_any_order_twice_make_the_bytes_that_one_makes(

@@ -11,6 +11,7 @@ import torch
 from gazetteer.data.passages import write_passages
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.data.tokens import PassageTokens
+from gazetteer.files import STAMP
 from gazetteer.index import EncoderIdentity, IndexIdentity
 from gazetteer.index.encoders import UNKNOWN, load_encoder
 from gazetteer.index.storage import save_rows
@@ -46,3 +47,9 @@ def save_embedded(
     identity = IndexIdentity(corpus=store.fingerprint, encoder=encoder)
     save_rows([vectors], folder, identity=identity, step=0, embedding_dim=vectors.shape[1])
     return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but the notes about when files were looked at."""
+    files = (path for path in folder.rglob("*") if path.is_file() and STAMP not in path.name)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

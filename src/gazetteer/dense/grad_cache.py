@@ -89,8 +89,8 @@ class _EmbedTwice(torch.autograd.Function):
             ctx.random_states.append(_random_state())
             # As in training: without a graph, encoders may take faster ways to other last bits.
             with torch.enable_grad():
-                embeddings = unwrapped(towers)(queries, passages)
-            once.append([part.detach() for part in embeddings])
+                # No name for what has a graph: it would live on beside that of the next chunk.
+                once.append([part.detach() for part in unwrapped(towers)(queries, passages)])
         ctx.counts = [[len(part) for part in embeddings] for embeddings in once]
         return tuple(torch.cat(parts) for parts in zip(*once, strict=True))
 

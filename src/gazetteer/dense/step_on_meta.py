@@ -107,19 +107,19 @@ def _measure(
     """Peak of a step with all its queries, whose texts are as long as flags and models allow.
 
     Scores of all queries with all passages make it grow with their square; so a large step's is
-    that of the parabola through three small ones, which fill the calls of the encoder.
+    that of the parabola through three small ones, of several calls of the encoder each.
     """
     length = min(_passage_tokens(options, model) for model in models)
     queries = -(-step_plan(options, ranks).size // ranks.world_size)
     few = _filling(options, ranks, length)
-    sizes = (queries,) if queries <= 3 * few else (few, 2 * few, 3 * few)
+    sizes = (queries,) if queries <= 4 * few else (2 * few, 3 * few, 4 * few)
     peaks = []
     for size in sizes:
         batch = _batch(options, size, length)
         both = LeadBatch(batch, batch) if len(models) > 1 else batch
         peaks.append(peak_of(step, both, ranks))
     whole, activations = (
-        values[0] if len(sizes) == 1 else extended_square(values, queries / few)
+        values[0] if len(sizes) == 1 else extended_square(values, queries / few - 1)
         for values in zip(*peaks, strict=True)
     )
     return StepMemory(whole=whole, activations=activations)

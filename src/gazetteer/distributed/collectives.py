@@ -6,16 +6,31 @@ every rank must call it, in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_apart = False
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within, this rank is alone, whatever process group there is: for a step that is tried out."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
 
 def is_alone() -> bool:
     """True when there is no process group, or only this rank in it."""
-    return not dist.is_initialized() or dist.get_world_size() == 1
+    return _apart or not dist.is_initialized() or dist.get_world_size() == 1
 
 
 def barrier() -> None:

@@ -76,10 +76,15 @@ def publish(buckets: Iterable[tuple[int, list[nn.Parameter]]]) -> None:
     Collective: every rank must call this, with the same buckets.
     """
     for owner, parameters in buckets:
-        flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        dist.broadcast(flat, owner)
-        if dist.get_rank() != owner:
-            torch._foreach_copy_(list(parameters), views_of(flat, parameters))
+        # A function of its own, at whose end a bucket is gone before the next is made.
+        _broadcast(owner, parameters)
+
+
+def _broadcast(owner: int, parameters: Sequence[nn.Parameter]) -> None:
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    dist.broadcast(flat, owner)
+    if dist.get_rank() != owner:
+        torch._foreach_copy_(list(parameters), views_of(flat, parameters))
 
 
 def views_of(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
