@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from gazetteer.distributed.owned_gradients import MOST_ON_THE_WAY
+from gazetteer.distributed.ownership import BUCKET_BYTES
 from gazetteer.index import shard_range
 from gazetteer.index.codec import Codec
 from gazetteer.index.flat import FEWEST_ROWS
@@ -79,6 +81,8 @@ def estimate_memory(
         optimiser=spread,
         gradients=1 if keeps_all else spread,
         weights=workers if options.sharding.shard_params else 1,
+        bucket=BUCKET_BYTES if spread > 1 else 0,
+        on_the_way=0 if keeps_all else (MOST_ON_THE_WAY + 1) * BUCKET_BYTES,
     )
     return estimate(
         measured.models,

@@ -58,11 +58,15 @@ class Sharding:
         optimiser: by any of the flags.
         gradients: `--shard_grads`, and backends that always divide them.
         weights: of models that can be cut, `--shard_params`.
+        bucket: bytes of weights that travel at once after an update.
+        on_the_way: bytes of gradients that have not reached the worker that keeps them.
     """
 
     optimiser: int = 1
     gradients: int = 1
     weights: int = 1
+    bucket: int = 0
+    on_the_way: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +144,13 @@ def estimate(
     copies = sum(model.copies for model in models)
     update = max((_share(model.update, sharding.optimiser) for model in models), default=0)
     is_separate = keeps_gradients or sharding.gradients > 1
+    whole = sum(model.gradients for model in models)
+    made = min(whole, gradients + sharding.on_the_way)
     moments = (
-        step.activations + gradients if is_separate else step.whole,
-        gradients + update,
-        step.embedding,
+        step.activations + made if is_separate else step.whole,
+        gradients + max(update, min(whole, sharding.bucket)),
+        # Where there is room for gradients before the backward pass, it is there now.
+        step.embedding + (gradients if is_separate else 0),
     )
     held = weights + copies + optimiser + index
     return MemoryEstimate(

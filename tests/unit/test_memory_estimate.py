@@ -46,6 +46,12 @@ def test_sharding_divides_the_state_it_names() -> None:
         keeps_gradients=True,
     )
     assert (split.weights, split.gradients, split.optimiser) == (50, 100, 300)
+    travelling = Sharding(optimiser=4, gradients=4, bucket=30, on_the_way=70)
+    found = estimate(
+        half, index=0, step=StepMemory(activations=500), sharding=travelling, keeps_gradients=True
+    )
+    # A fourth of 200 bytes of gradients is kept, and 70 are on the way.
+    assert found.peak == 200 + 300 + 500 + 50 + 70
     whole = [replace(half[0], is_cut=False)]
     kept = estimate(whole, index=0, step=step, sharding=Sharding(weights=4), keeps_gradients=True)
     assert kept.weights == 200
