@@ -75,14 +75,16 @@ def estimate_memory(
     """
     workers, optimisation = ranks.world_size, options.optimisation
     spread = workers if shards(options) else 1
+    backend = options.sharding.shard_backend
     # All other backends divide gradients as well.
-    keeps_all = options.sharding.shard_backend == "zero" and not optimisation.shard_grads
+    keeps_all = backend == "zero" and not optimisation.shard_grads
+    cuts = backend == "fsdp2" and workers > 1
     sharding = Sharding(
         optimiser=spread,
         gradients=1 if keeps_all else spread,
         weights=workers if options.sharding.shard_params else 1,
         bucket=BUCKET_BYTES if spread > 1 else 0,
-        on_the_way=0 if keeps_all else (MOST_ON_THE_WAY + 1) * BUCKET_BYTES,
+        on_the_way=(MOST_ON_THE_WAY + 1) * BUCKET_BYTES if backend == "zero" else 0,
     )
     return estimate(
         measured.models,
@@ -90,6 +92,8 @@ def estimate_memory(
         step=measured.step,
         sharding=sharding,
         keeps_gradients=workers > 1 or _accumulates(options, workers),
+        # A GPU's are copied to the memory of the host.
+        copies_to_save=ranks.device.type == "cpu" and (cuts or options.sharding.async_save),
     )
 
 

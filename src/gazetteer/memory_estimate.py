@@ -127,8 +127,9 @@ def estimate(
     step: StepMemory,
     sharding: Sharding,
     keeps_gradients: bool,
+    copies_to_save: bool = False,
 ) -> MemoryEstimate:
-    """Put together what is held and the largest of the moments: step, update, embedding.
+    """Put together what is held and the largest of the moments: step, update, embedding, saving.
 
     Args:
         models: all of the run.
@@ -137,6 +138,7 @@ def estimate(
         sharding: how state is divided.
         keeps_gradients: room for them is there before the backward pass: they are accumulated, or
             averaged over workers in buckets.
+        copies_to_save: weights are copied whole, here, before they are written.
     """
     weights = sum(_share(m.weights, sharding.weights if m.is_cut else 1) for m in models)
     gradients = sum(_share(model.gradients, sharding.gradients) for model in models)
@@ -151,6 +153,7 @@ def estimate(
         gradients + max(update, min(whole, sharding.bucket)),
         # Where there is room for gradients before the backward pass, it is there now.
         step.embedding + (gradients if is_separate else 0),
+        sum(model.weights for model in models) if copies_to_save else 0,
     )
     held = weights + copies + optimiser + index
     return MemoryEstimate(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config
 
+from gazetteer.dense.step_on_meta import measure_training
 from gazetteer.dry_run import plan
 from gazetteer.errors import (
     CheckpointError,
@@ -29,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines(world: Path, program: str = "train", ranks: Ranks | None = None, **flags) -> list[str]:
-    return list(plan(options_of(world, program, **flags), ranks or Ranks()))
+    return list(plan(options_of(world, program, **flags), ranks or Ranks(), measure_training))
 
 
 def test_the_plan_says_what_the_run_has_and_needs(world: Path) -> None:

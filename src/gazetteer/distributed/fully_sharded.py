@@ -83,6 +83,9 @@ class FullySharded(nn.Module):
                 for p in self.replaced.values()
                 if isinstance(p, DTensor)
             }
+            for parameter in self.replaced:
+                # Known by what it was to those who ask what replaced it; its weights are cut.
+                parameter.data = parameter.new_empty(0)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the module's
         """Call the module."""
