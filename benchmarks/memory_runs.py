@@ -71,7 +71,7 @@ CONFIGURATIONS = {
     ),
     "weights and optimiser, fp32": Configuration(ONE, WIDE),
     "weights and optimiser, bf16": Configuration(ONE | {"precision": "bf16"}, WIDE),
-    "the same on 2 workers": Configuration(ONE, WIDE, 2),
+    "2 workers, fp32": Configuration(ONE, WIDE, 2),
     "2 workers, --shard_optim": Configuration(ONE | {"shard_optim": True}, WIDE, 2),
     "2 workers, --shard_optim --shard_grads": Configuration(
         ONE | {"shard_optim": True, "shard_grads": True}, WIDE, 2

@@ -19,6 +19,7 @@ from gazetteer.dense.step import DenseStep
 from gazetteer.dense.towers import Towers
 from gazetteer.dense.training import build_chunks, build_lesson
 from gazetteer.dense.warm_up import RankingStep
+from gazetteer.lead.cross_encoder import CrossLayers
 from gazetteer.lead.dual import DualLayers
 from gazetteer.lead.step import LeadBatch
 from gazetteer.lead.teachers import LayeredModel
@@ -36,7 +37,7 @@ from gazetteer.records import Ranks
 from gazetteer.retriever import DualEncoder
 from gazetteer.step_on_meta import embedding_peak, measure_reading, peak_of
 from gazetteer.task_names import DENSE
-from gazetteer.training.run import step_plan
+from gazetteer.training.building import step_plan
 from gazetteer.training.state import Position
 
 
@@ -131,7 +132,7 @@ def _passage_tokens(options: Options, model: LayeredModel) -> int:
     transformer = model.retriever.passage_tower.model if is_dual else model.transformer
     most = embedded_tokens(options, transformer)
     limit = positions(transformer.config)
-    if not model.reads_pairs or limit is None:
+    if not isinstance(model, CrossLayers) or limit is None:
         return most
     beside = options.dense.q_max_len + len(model.pairs.between)
     return max(1, min(most, limit - beside + 1))
