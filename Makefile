@@ -55,6 +55,10 @@ bench: install
 	$(BIN)/python -m benchmarks.embedding
 	$(BIN)/python -m benchmarks.compressed_recall
 	$(BIN)/python -m benchmarks.dense_training
+	$(BIN)/python -m benchmarks.saving
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.compression_cost
+	$(BIN)/python -m benchmarks.scale_model
 
 docs: install
 	$(BIN)/python -m gazetteer.flags_page > docs/flags.md
