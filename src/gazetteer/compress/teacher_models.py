@@ -20,6 +20,7 @@ from transformers import (
 
 from gazetteer.compress.model_names import cannot_load, config_of, gguf_of
 from gazetteer.errors import OptionError
+from gazetteer.gguf_tokenizer import load_gguf_tokenizer
 from gazetteer.optional_packages import import_optional
 
 FLAG = "--teacher_model"
@@ -61,7 +62,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     gguf = gguf_of(name)
     try:
         if gguf is not None:
-            return AutoTokenizer.from_pretrained(gguf[0], gguf_file=gguf[1])
+            return load_gguf_tokenizer(*gguf, config_of(name, FLAG))
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
         raise cannot_load(name, error, FLAG) from None

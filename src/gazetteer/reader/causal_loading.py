@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from gazetteer.adapters import load_adapters
 from gazetteer.data.tokens import SpecialTokens
+from gazetteer.gguf_tokenizer import load_gguf_tokenizer
 from gazetteer.optional_packages import import_optional
 from gazetteer.reader.causal import CausalPrompt, CausalReader
 from gazetteer.reader.words import ReaderWords
@@ -90,7 +91,11 @@ def load_causal(
     Raises:
         OSError, ValueError: nothing usable there.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, **file)
+    tokenizer = (
+        load_gguf_tokenizer(source, file["gguf_file"], config)
+        if file
+        else AutoTokenizer.from_pretrained(source)
+    )
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ValueError("its tokenizer is none of the library tokenizers (no tokenizer.json)")
     for name in DROPOUTS:

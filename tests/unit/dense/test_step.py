@@ -82,7 +82,7 @@ def test_grad_cache_gives_the_gradients_of_the_whole_batch(loss, chunks):
     expected_loss, expected, _ = learn(lesson(loss))
     found_loss, found, _ = learn(lesson(loss), chunks)
     assert found_loss == pytest.approx(expected_loss, rel=1e-6)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_grad_cache_hides_the_same_states_twice():
@@ -103,7 +103,7 @@ def test_grad_cache_hides_the_same_states_twice():
     for one, other in zip(cached, expected, strict=True):
         assert torch.equal(one, other)
     sum(part.square().sum() for part in expected).backward()
-    torch.testing.assert_close(found, gradients(towers), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, gradients(towers), rtol=1e-5, atol=1e-5)
 
 
 def test_the_second_pass_leaves_the_random_state_alone():
