@@ -26,6 +26,7 @@ from tests.support.kill_points import disk_steps, kill_at
 from tests.support.tiny_models import retriever_tokenizer
 from tests.unit.selection.test_selection import World
 
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 ROWS = range(30)
 
 
