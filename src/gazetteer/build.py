@@ -24,7 +24,7 @@ from gazetteer.build_reader import (
 )
 from gazetteer.build_retriever import build_retriever
 from gazetteer.build_search import Retrieving, build_passage_tokens, retriever_max_tokens
-from gazetteer.compressor import Compressor, CompressorLesson
+from gazetteer.compressor import Compressor, CompressorLesson, InputsOf
 from gazetteer.convert.atlas_checkpoint import AtlasCheckpoint, atlas_file, open_atlas_checkpoint
 from gazetteer.convert.description import describe_atlas
 from gazetteer.convert.weights import reader_fill, reader_name, retriever_fills
@@ -244,13 +244,19 @@ def build_compressor_lesson(
 
     Collective: every rank must call this.
     """
-    asked = options.compressor
     if models.compressor is None:
         return None
-    distils = asked.distill_kl_weight > 0
+    distils = options.compressor.distill_kl_weight > 0
+    whole = whole_inputs(options, ranks, models, passages).of if distils else None
+    return compressor_lesson(options, whole)
+
+
+def compressor_lesson(options: Options, whole: InputsOf | None) -> CompressorLesson:
+    """The lesson itself; `whole` is what its teacher reads."""
+    asked = options.compressor
     return CompressorLesson(
         distill_weight=asked.distill_kl_weight,
-        whole_inputs=whole_inputs(options, ranks, models, passages).of if distils else None,
+        whole_inputs=whole,
         rerank_target=asked.rerank_target,
         rerank_weight=asked.rerank_weight,
         reader_temperature=options.retriever.temperature_gold,

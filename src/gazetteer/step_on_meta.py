@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from gazetteer import build
-from gazetteer.compressor import CompressorLesson
 from gazetteer.data.templates import PassageTemplate
 from gazetteer.distributed.collectives import apart
 from gazetteer.indexing.embedding import CHUNK_ROWS
@@ -85,7 +84,7 @@ def _step_peak(
         n_context=options.reader.n_context,
         lesson=_lesson(options, models),
         compressor=models.compressor,
-        compressor_lesson=_compressor_lesson(options, whole) if models.compressor else None,
+        compressor_lesson=build.compressor_lesson(options, whole.of) if models.compressor else None,
     )
     batch = texts.batch(queries)
     return peak_of(step, batch, ranks, train_retriever=step.lesson is not None)
@@ -119,17 +118,6 @@ def _lesson(options: Options, models: ModelsOnMeta) -> RetrieverLesson | None:
         reader_tokenizer=None,
     )
     return build.build_lesson(options, build.build_reader_layers(options, both, lambda: 0))
-
-
-def _compressor_lesson(options: Options, whole: _LongTexts) -> CompressorLesson:
-    asked = options.compressor
-    return CompressorLesson(
-        distill_weight=asked.distill_kl_weight,
-        whole_inputs=whole.of,
-        rerank_target=asked.rerank_target,
-        rerank_weight=asked.rerank_weight,
-        reader_temperature=options.retriever.temperature_gold,
-    )
 
 
 def embedding_peak(options: Options, ranks: Ranks, retriever: DualEncoder) -> int:

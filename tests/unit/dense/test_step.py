@@ -17,9 +17,9 @@ def gradients(module):
     return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
 
-def learn(lesson, chunks=None, batch=BATCH, **kind):
+def learn(lesson, chunks=None, batch=BATCH, dtype=torch.float32, **kind):
     """Loss and gradients of one step."""
-    towers = Towers(tiny_retriever(**kind))
+    towers = Towers(tiny_retriever(**kind)).to(dtype)
     loss, stats = DenseStep(towers, lesson, chunks)(batch)
     loss.backward()
     return loss.item(), gradients(towers), stats
@@ -79,10 +79,11 @@ def test_the_whole_embedding_is_one_of_the_sizes():
 @pytest.mark.parametrize("loss", ["infonce", "margin_mse", "kl"])
 @pytest.mark.parametrize("chunks", [ChunkSizes(1, 2), ChunkSizes(2, 40), ChunkSizes(5, 15)])
 def test_grad_cache_gives_the_gradients_of_the_whole_batch(loss, chunks):
-    expected_loss, expected, _ = learn(lesson(loss))
-    found_loss, found, _ = learn(lesson(loss), chunks)
+    # In float32 the order of additions alone is more than the bound, on some versions of torch.
+    expected_loss, expected, _ = learn(lesson(loss), dtype=torch.float64)
+    found_loss, found, _ = learn(lesson(loss), chunks, dtype=torch.float64)
     assert found_loss == pytest.approx(expected_loss, rel=1e-6)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_grad_cache_hides_the_same_states_twice():
@@ -103,7 +104,7 @@ def test_grad_cache_hides_the_same_states_twice():
     for one, other in zip(cached, expected, strict=True):
         assert torch.equal(one, other)
     sum(part.square().sum() for part in expected).backward()
-    torch.testing.assert_close(found, gradients(towers), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, gradients(towers), rtol=1e-5, atol=1e-6)
 
 
 def test_the_second_pass_leaves_the_random_state_alone():
